@@ -1,0 +1,115 @@
+"""What does not depend on the hyper-parameters, done once a study: split, draws, g, ERM.
+
+Everything here is a function of (cohort, encoder, settings, study seed) and is kept on disk under
+the digest of exactly those, so workers and later studies on the same data read it instead.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from ude_core.cohorts.bias import Draw, draw_validation
+from ude_core.cohorts.splits import Split, split_by_patient
+
+from ude_core.cohorts.base import Cohort
+from ude_core.encoders.base import Encoder
+from ude_core.evaluator import embed_images
+from ude_core.heads import HeadTask, LinearHeads, train_heads
+from ude_core.seeding import numpy_generator, torch_generator
+from ude_core.storage import atomic_write, digest
+from ude_core.types import BiasConfig, Embeddings, ScoringConfig, SplitConfig
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudyAssets:
+    """What every trial of a study shares.
+
+    `draws[disease]` holds one patient-disjoint (train, evaluation) pair a repeat, all inside the
+    development patients. `clean` are φ(x) of the development images, in the order of
+    `split.development`.
+    """
+
+    seed: int
+    bias: BiasConfig
+    scoring: ScoringConfig
+    split: Split
+    draws: Mapping[str, tuple[Draw, ...]]
+    clean: Embeddings
+    attribute_head: LinearHeads
+    queries: int
+
+    @property
+    def development(self) -> Int[np.ndarray, " images"]:
+        return self.split.development
+
+
+def prepare(
+    cohort: Cohort,
+    encoder: Encoder,
+    *,
+    split: SplitConfig,
+    bias: BiasConfig,
+    scoring: ScoringConfig,
+    seed: int,
+    cache: Path | None = None,
+) -> StudyAssets:
+    """Split the cohort by patient, make every draw, embed the clean images and train g.
+
+    `queries` of the result counts what was really paid: 0 where the embeddings came from `cache`.
+    Raises CohortError where a draw asks for more images than a cell holds.
+    """
+    parts = split_by_patient(cohort, split, numpy_generator(seed, "split"))
+    draws = {
+        disease: tuple(
+            draw_validation(
+                cohort,
+                disease,
+                parts.development,
+                bias,
+                numpy_generator(seed, "draw", disease, repeat),
+            )
+            for repeat in range(scoring.repeats)
+        )
+        for disease in cohort.diseases
+    }
+    clean, queries = cached_embeddings(cohort, encoder, parts.development, cache)
+    train = np.searchsorted(parts.development, parts.train)
+    attribute_head = train_heads(
+        clean,
+        [HeadTask(train, cohort.attribute[parts.train])],
+        classes=len(cohort.groups),
+        config=scoring.attribute_head,
+        rng=torch_generator(seed, "attribute head"),
+    )
+    return StudyAssets(seed, bias, scoring, parts, draws, clean, attribute_head, queries)
+
+
+def study_fingerprint(
+    cohort: Cohort, encoder: Encoder, split: SplitConfig, bias: BiasConfig, scoring: ScoringConfig
+) -> str:
+    """Return a digest that changes when any result of the study would, the search aside."""
+    settings = [asdict(part) for part in (split, bias, scoring)]
+    return digest(cohort.fingerprint, encoder.fingerprint, settings)
+
+
+def cached_embeddings(
+    cohort: Cohort, encoder: Encoder, rows: Int[np.ndarray, " images"], cache: Path | None
+) -> tuple[Embeddings, int]:
+    """Return φ(x) of these images and the queries paid for it: 0 where the cache held them."""
+    if cache is None:
+        return embed_images(encoder, cohort.images[rows]), len(rows)
+    key = digest("embeddings", cohort.fingerprint, encoder.fingerprint, rows.tolist())
+    path = cache / "embeddings" / f"{key}.npy"
+    if path.exists():
+        return torch.from_numpy(np.load(path, mmap_mode="c")), 0
+    embeddings = embed_images(encoder, cohort.images[rows])
+    buffer = io.BytesIO()
+    np.save(buffer, embeddings.numpy())
+    atomic_write(path, buffer.getvalue())
+    return embeddings, len(rows)

@@ -1,0 +1,144 @@
+"""The untouched test split, once: chosen noises, ERM and norm-matched random noises on fresh draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ude_core.cohorts.bias import Draw, draw_confirmation
+
+from ude_core.assets import StudyAssets
+from ude_core.cohorts.base import Cohort
+from ude_core.encoders.base import Encoder
+from ude_core.evaluator import embed_images
+from ude_core.metrics.disparity import evaluate
+from ude_core.scoring import (
+    Metrics,
+    against_controls,
+    control_noises,
+    disease_logits,
+    exactly,
+    score_logits,
+)
+from ude_core.seeding import derive_seed, numpy_generator
+from ude_core.types import Embeddings, Interval, MethodConfig, Noise, Undefined
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """What the test split says.
+
+    `learnt[key]` also carries every `_vs_random` metric, `controls_beaten`, and
+    `<disease>/probability_better`: the share, in percent, of fresh draws whose eo_gap is under
+    ERM's on the same draw. `random[key]` is the mean over the controls of that noise.
+    """
+
+    erm: Metrics
+    learnt: Mapping[int, Metrics]
+    random: Mapping[int, Metrics]
+    queries: int
+
+
+def confirm_noises(
+    noises: Mapping[int, Noise],
+    methods: Mapping[int, MethodConfig],
+    cohort: Cohort,
+    encoder: Encoder,
+    assets: StudyAssets,
+    *,
+    repeats: int,
+    controls: int,
+    seed: int,
+) -> Confirmation:
+    """Score noises on the test patients over fresh draws; heads train on development patients.
+
+    All noises, their controls and ERM meet the same draws, head starts and bootstrap resamples.
+    """
+    draws = {
+        disease: tuple(
+            draw_confirmation(
+                cohort,
+                disease,
+                assets.split,
+                assets.bias,
+                numpy_generator(seed, "confirm", disease, repeat),
+            )
+            for repeat in range(repeats)
+        )
+        for disease in cohort.diseases
+    }
+    rows = _used_rows(draws)
+    images = cohort.images[rows]
+    spent = 0
+
+    def measure(noise: Noise | None, method: MethodConfig | None) -> tuple[Metrics, Logits]:
+        nonlocal spent
+        spent += len(rows)
+        pipeline = method.pixels if method is not None else "paper"
+        embeddings = embed_images(encoder, images, noise, pipeline)
+        head, resamples = assets.scoring.disease_head, assets.scoring.bootstrap_draws
+        logits = disease_logits(embeddings, rows, cohort, draws, head=head, seed=seed)
+        return score_logits(logits, rows, cohort, bootstrap_draws=resamples, seed=seed), logits
+
+    erm, erm_logits = measure(None, None)
+    learnt: dict[int, Metrics] = {}
+    random: dict[int, Metrics] = {}
+    for key, noise in noises.items():
+        method = methods[key]
+        metrics, logits = measure(noise, method)
+        own = derive_seed(seed, "controls", key)
+        others = [measure(draw, method)[0] for draw in control_noises(noise, method, controls, own)]
+        metrics |= against_controls(metrics, others, cohort.diseases)
+        for disease in cohort.diseases:
+            better = _share_better(logits[disease], erm_logits[disease], disease, rows, cohort)
+            metrics[f"{disease}/probability_better"] = better
+        learnt[key] = metrics
+        if others:
+            random[key] = _mean_of(others)
+    return Confirmation(erm, learnt, random, spent)
+
+
+def _share_better(
+    ours: Float[np.ndarray, "repeats images"],
+    erm: Float[np.ndarray, "repeats images"],
+    disease: str,
+    rows: Indices,
+    cohort: Cohort,
+) -> Measured:
+    """Return the share, in percent, of draws whose eo_gap is under ERM's on the same draw."""
+    better = 0
+    for mine, reference in zip(ours, erm, strict=True):
+        used = ~np.isnan(mine)
+        labels, attribute = cohort.labels[disease][rows][used], cohort.attribute[rows][used]
+        gaps = [
+            evaluate(labels, attribute, cohort.groups, scores[used])["eo_gap"]
+            for scores in (mine, reference)
+        ]
+        for gap in gaps:
+            if isinstance(gap, Undefined):
+                return gap
+        better += gaps[0] < gaps[1]
+    return exactly(100.0 * better / len(ours))
+
+
+def _used_rows(draws: Mapping[str, Sequence[Draw]]) -> Indices:
+    parts = [
+        part for some in draws.values() for draw in some for part in (draw.train, draw.evaluation)
+    ]
+    return np.unique(np.concatenate(parts))
+
+
+def _mean_of(several: Sequence[Metrics]) -> Metrics:
+    """Return the mean over controls; low and high are the smallest and the largest control."""
+    out: Metrics = {}
+    for name in several[0]:
+        values = [metrics[name] for metrics in several]
+        undefined = next((v for v in values if isinstance(v, Undefined)), None)
+        if undefined is not None:
+            out[name] = undefined
+            continue
+        means = [v.mean for v in values if isinstance(v, Interval)]
+        out[name] = Interval(math.fsum(means) / len(means), min(means), max(means))
+    return out

@@ -1,0 +1,44 @@
+"""The seam every foundation model stands behind: pixels in, embeddings out, frozen, in eval mode."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from ude_core.types import Embeddings, Pixels
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A frozen encoder φ.
+
+    Guarantees: `encode` is a pure function (same pixels, same embeddings, on one machine), never
+    trains, does its own channel expansion and normalisation, and accepts pixels outside [0, 1].
+    Embeddings come back float32, one row an image, in the order of the images.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def embedding_dim(self) -> int: ...
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images it takes, in pixels."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over architecture, weights and preprocessing: changes when an embedding would."""
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether autograd reaches the pixels through `encode` (white-box)."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where pixels should lie when they are handed over; embeddings come back there."""
+
+    def encode(self, pixels: Pixels) -> Embeddings:
+        """Return φ(pixels), shape (images, embedding_dim). One query an image."""

@@ -1,0 +1,96 @@
+"""Any timm model as a frozen encoder, from a local checkpoint; its preprocessing is part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ude_core.errors import SettingError
+from ude_core.storage import digest, sha256_file
+from ude_core.types import Embeddings, Pixels
+
+
+class TimmEncoder:
+    """φ from `timm.create_model(model, num_classes=0)`, strict load, eval mode, never trained.
+
+    One gray channel is repeated to `channels`, then normalised by `mean` and `std` (pixel units).
+    """
+
+    differentiable = True
+
+    def __init__(
+        self,
+        model: str,
+        checkpoint: Path,
+        *,
+        image_size: int = 224,
+        mean: float = 0.5,
+        std: float = 0.5,
+        channels: int = 3,
+        model_options: Mapping[str, Any] | None = None,
+        device: str = "cpu",
+    ) -> None:
+        options = dict(model_options or {})
+        if model not in timm.list_models():
+            near = timm.list_models(f"*{model.split('_')[0]}*")[:5]
+            raise SettingError(
+                f"encoder.model is '{model}' (expected a timm model); near it: {', '.join(near)}"
+            )
+        self._network = timm.create_model(model, num_classes=0, in_chans=channels, **options)
+        _load_strict(self._network, read_checkpoint(checkpoint), checkpoint)
+        self.device = torch.device(device)
+        self._network.eval().requires_grad_(False).to(
+            device=self.device, memory_format=torch.channels_last
+        )
+        self.name = model
+        self.image_size = image_size
+        self._mean, self._std, self._channels = mean, std, channels
+        self.embedding_dim = int(self._network.num_features)
+        self.fingerprint = digest(
+            "timm", model, options, sha256_file(checkpoint), image_size, mean, std, channels
+        )
+
+    def encode(self, pixels: Pixels) -> Embeddings:
+        """Return φ(pixels), shape (images, embedding_dim), float32. One query an image."""
+        normalized = (pixels - self._mean) / self._std
+        images = normalized.expand(-1, self._channels, -1, -1)
+        embeddings: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
+        return embeddings
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, or of a .pth read with `weights_only`.
+
+    A .pth may hold the state dict itself or under `model` or `state_dict`.
+    Raises SettingError where the file is missing or is neither.
+    """
+    if not path.is_file():
+        raise SettingError(f"encoder.checkpoint is '{path}': no such file; give a local checkpoint")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise SettingError(
+            f"encoder.checkpoint is '{path}': it holds no state dict (expected tensors by name, "
+            "or those under 'model' or 'state_dict')"
+        )
+    return content
+
+
+def _load_strict(network: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Path) -> None:
+    try:
+        network.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise SettingError(
+            f"encoder.checkpoint is '{checkpoint}': its tensors do not fit the model: {reason[:300]}"
+        ) from error

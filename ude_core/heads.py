@@ -1,0 +1,173 @@
+"""Linear heads on cached embeddings, many trained at once: g (attribute), f (diseases), fresh probes.
+
+φ is frozen and ε fixed by the time a head trains, so each image is embedded once a noise and the
+heads of all diseases, repeats and seeds train as one batched problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ude_core.types import Embeddings, HeadConfig, Indices
+
+ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class LinearHeads:
+    """Trained heads: logits = embeddings · weight + bias, on raw embeddings."""
+
+    weight: Float[Tensor, "heads dim classes"]
+    bias: Float[Tensor, "heads classes"]
+
+    def logits(self, embeddings: Float[Tensor, "... dim"]) -> Float[Tensor, "heads ... classes"]:
+        """Return the logits of every head on every embedding."""
+        flat = embeddings.reshape(-1, embeddings.shape[-1])
+        out = torch.einsum("nd,hdc->hnc", flat, self.weight) + self.bias[:, None]
+        return out.reshape(len(self.weight), *embeddings.shape[:-1], -1)
+
+    def margins(self, embeddings: Embeddings) -> Float[Tensor, "heads images"]:
+        """Return logit(positive) - logit(negative) of two-class heads; positive predicts 1."""
+        both = self.logits(embeddings)
+        return both[..., 1] - both[..., 0]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadTask:
+    """One head to train: which rows of the embeddings, and the class of each."""
+
+    rows: Indices
+    targets: Int[np.ndarray, " chosen"]
+
+
+def train_heads(
+    embeddings: Embeddings,
+    tasks: Sequence[HeadTask],
+    *,
+    classes: int,
+    config: HeadConfig,
+    rng: torch.Generator,
+) -> LinearHeads:
+    """Train one linear head a task by AdamW on cross-entropy (Eq. 3), all in one batched problem.
+
+    Constant learning rate, decoupled weight decay, minibatches reshuffled every epoch. Weight decay
+    0 is plain Adam. Initial weights and minibatches come from `rng` alone.
+    """
+    dim = embeddings.shape[1]
+    rows = [torch.as_tensor(task.rows, dtype=torch.long) for task in tasks]
+    centre, scale = _standardization(embeddings, rows) if config.standardize else (None, None)
+    weight = _truncated_normal((len(tasks), dim, classes), config.init_std, rng)
+    bias = torch.zeros(len(tasks), classes)
+    parameters = (weight, bias)
+    first = [torch.zeros_like(p) for p in parameters]
+    second = [torch.zeros_like(p) for p in parameters]
+    targets = [torch.as_tensor(task.targets, dtype=torch.long) for task in tasks]
+    step = 0
+    for _ in range(config.epochs):
+        for row, target, present in _minibatches(rows, targets, config.batch_size, rng):
+            step += 1
+            batch = embeddings[row]
+            if centre is not None and scale is not None:
+                batch = (batch - centre[:, None]) * scale[:, None]
+            probability = torch.softmax(torch.baddbmm(bias[:, None], batch, weight), dim=-1)
+            residual = probability - torch.nn.functional.one_hot(target, classes)
+            residual *= (present / present.sum(1, keepdim=True).clamp_min(1.0))[..., None]
+            gradients = (batch.transpose(1, 2) @ residual, residual.sum(1))
+            # A head with no image left in this minibatch keeps its parameters and its moments.
+            active = present.any(1)
+            for parameter, gradient, m, v in zip(parameters, gradients, first, second, strict=True):
+                _adamw_step(parameter, gradient, m, v, step, active, config)
+    if centre is not None and scale is not None:
+        weight = weight * scale[..., None]
+        bias = bias - torch.einsum("hd,hdc->hc", centre, weight)
+    return LinearHeads(weight, bias)
+
+
+def fit_probe(
+    embeddings: Embeddings, targets: Int[np.ndarray, " images"], *, classes: int
+) -> LinearHeads:
+    """Fit a fresh linear probe: L2-regularised logistic regression (C = 1) on standardised embeddings.
+
+    The convex problem is solved to convergence (L-BFGS, float64), so the probe has no seed.
+    """
+    data = embeddings.double()
+    centre, scale = data.mean(0), data.std(0, correction=0).clamp_min(1e-12).reciprocal()
+    data = (data - centre) * scale
+    target = torch.as_tensor(targets, dtype=torch.long)
+    weight = torch.zeros(data.shape[1], classes, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS(
+        [weight, bias], max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        fit = torch.nn.functional.cross_entropy(data @ weight + bias, target, reduction="sum")
+        loss = (fit + 0.5 * (weight**2).sum()) / len(target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    solver.step(closure)  # type: ignore[no-untyped-call]
+    raw = weight.detach() * scale[:, None]
+    shifted = bias.detach() - centre @ raw
+    return LinearHeads(raw.float()[None], shifted.float()[None])
+
+
+def _minibatches(
+    rows: Sequence[Tensor], targets: Sequence[Tensor], batch_size: int, rng: torch.Generator
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return one epoch: (row, target, present) of shape (heads, batch), padded where a task is shorter."""
+    longest = max(len(row) for row in rows)
+    row_table = torch.zeros(len(rows), longest, dtype=torch.long)
+    target_table = torch.zeros(len(rows), longest, dtype=torch.long)
+    present = torch.zeros(len(rows), longest)
+    for head, (row, target) in enumerate(zip(rows, targets, strict=True)):
+        order = torch.randperm(len(row), generator=rng)
+        row_table[head, : len(row)] = row[order]
+        target_table[head, : len(row)] = target[order]
+        present[head, : len(row)] = 1.0
+    return list(
+        zip(
+            row_table.split(batch_size, dim=1),
+            target_table.split(batch_size, dim=1),
+            present.split(batch_size, dim=1),
+            strict=True,
+        )
+    )
+
+
+def _adamw_step(
+    parameter: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    step: int,
+    active: Tensor,
+    config: HeadConfig,
+) -> None:
+    """AdamW in place (Loshchilov & Hutter, Alg. 2) for the active heads."""
+    beta1, beta2 = ADAM_BETAS
+    mask = active.reshape(-1, *([1] * (parameter.dim() - 1)))
+    first.copy_(torch.where(mask, beta1 * first + (1 - beta1) * gradient, first))
+    second.copy_(torch.where(mask, beta2 * second + (1 - beta2) * gradient**2, second))
+    denominator = (second / (1 - beta2**step)).sqrt_().add_(ADAM_EPSILON)
+    update = (first / (1 - beta1**step)) / denominator + config.weight_decay * parameter
+    parameter.sub_(torch.where(mask, config.learning_rate * update, torch.zeros_like(update)))
+
+
+def _standardization(embeddings: Embeddings, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    centre = torch.stack([embeddings[row].mean(0) for row in rows])
+    spread = torch.stack([embeddings[row].std(0, correction=0) for row in rows])
+    return centre, spread.clamp_min(1e-6).reciprocal()
+
+
+def _truncated_normal(shape: tuple[int, ...], std: float, rng: torch.Generator) -> Tensor:
+    return torch.nn.init.trunc_normal_(
+        torch.empty(shape), std=std, a=-2 * std, b=2 * std, generator=rng
+    )

@@ -1,0 +1,53 @@
+"""Eq. 2: what a noise is scored by while it is learnt, in nats. Lower hides the attribute better."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ude_core.noise import noise_l2
+from ude_core.types import Losses, NoiseBatch, ObjectiveName
+
+
+def attribute_cross_entropy(
+    logits: Float[Tensor, "*batch images groups"], attribute: Int[Tensor, "*batch images"]
+) -> Float[Tensor, "*batch"]:
+    """Return the mean cross-entropy of the frozen attribute head g, in nats (the sum of Eq. 1)."""
+    log_probability = torch.log_softmax(logits, dim=-1)
+    return -log_probability.gather(-1, attribute.unsqueeze(-1)).squeeze(-1).mean(-1)
+
+
+def uniform_cross_entropy(
+    logits: Float[Tensor, "*batch images groups"],
+) -> Float[Tensor, "*batch"]:
+    """Return the mean cross-entropy from the uniform distribution to g's, in nats.
+
+    Its floor, log(groups), is perfect confusion: minimising it does not run on to flip g.
+    """
+    return -torch.log_softmax(logits, dim=-1).mean(-1).mean(-1)
+
+
+def edit_objective(
+    logits: Float[Tensor, "candidates images groups"],
+    attribute: Int[Tensor, "candidates images"],
+    noises: NoiseBatch,
+    *,
+    objective: ObjectiveName,
+    regularization: float,
+) -> Losses:
+    """Return the objective of each candidate noise, shape (candidates,), in nats.
+
+    cross_entropy: -CE(a, g(φ(x + ε))) + λ‖ε‖₂, Eq. 2 with the norm not squared.
+    confusion (ours): the uniform cross-entropy in place of -CE.
+    """
+    match objective:
+        case "cross_entropy":
+            confusion = -attribute_cross_entropy(logits, attribute)
+        case "confusion":
+            confusion = uniform_cross_entropy(logits)
+        case _:
+            assert_never(objective)
+    return confusion + regularization * noise_l2(noises)

@@ -1,0 +1,82 @@
+"""A finished trial on disk: `noise.safetensors` and `result.json`, atomic and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from ude_core.storage import CorruptFileError, atomic_write, sha256_file
+from ude_core.types import Interval, Measured, Noise, Progress, QueryCount, TrialResult, Undefined
+
+SCHEMA_VERSION = 1
+NOISE_FILE = "noise.safetensors"
+RESULT_FILE = "result.json"
+
+
+def save_result(result: TrialResult, folder: Path) -> None:
+    """Write a result; `result.json` comes last, so its presence means that the trial is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / NOISE_FILE, safetensors.torch.save({"noise": result.noise.contiguous()}))
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "noise_sha256": sha256_file(folder / NOISE_FILE),
+        "metrics": metrics_to_json(result.metrics),
+        "curve": [asdict(progress) for progress in result.curve],
+        "queries": asdict(result.queries),
+        "outcome": result.outcome,
+        "note": result.note,
+    }
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
+    atomic_write(folder / RESULT_FILE, text.encode())
+
+
+def load_result(folder: Path) -> TrialResult:
+    """Return what `save_result` wrote. Raises CorruptFileError where the noise is another."""
+    content = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise CorruptFileError(
+            f"{folder / RESULT_FILE}: schema_version is {content['schema_version']} "
+            f"(expected {SCHEMA_VERSION})"
+        )
+    return TrialResult(
+        noise=load_noise(folder, content["noise_sha256"]),
+        metrics=metrics_from_json(content["metrics"]),
+        curve=tuple(Progress(**progress) for progress in content["curve"]),
+        queries=QueryCount(**content["queries"]),
+        outcome=content["outcome"],
+        note=content["note"],
+    )
+
+
+def load_noise(folder: Path, sha256: str | None = None) -> Noise:
+    """Return the noise of a finished trial, shape (1, height, width)."""
+    path = folder / NOISE_FILE
+    if sha256 is not None and sha256_file(path) != sha256:
+        raise CorruptFileError(f"{path}: the noise is not the one that was scored")
+    return safetensors.torch.load_file(path)["noise"]
+
+
+def has_result(folder: Path) -> bool:
+    """Return whether a whole result lies in `folder`."""
+    return (folder / RESULT_FILE).exists()
+
+
+def metrics_to_json(metrics: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
+    """Return metrics as JSON values: {"mean", "low", "high"} or {"undefined": reason}."""
+    return {
+        name: asdict(value) if isinstance(value, Interval) else {"undefined": value.reason}
+        for name, value in metrics.items()
+    }
+
+
+def metrics_from_json(content: Mapping[str, Mapping[str, Any]]) -> dict[str, Measured]:
+    """Return what `metrics_to_json` was given."""
+    return {
+        name: Undefined(value["undefined"]) if "undefined" in value else Interval(**value)
+        for name, value in content.items()
+    }

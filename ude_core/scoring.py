@@ -1,0 +1,273 @@
+"""One noise, every measurement: heads retrained on φ(x + ε), fairness, leakage, fidelity, controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from ude_core.cohorts.bias import Draw
+
+from ude_core.assets import StudyAssets
+from ude_core.cohorts.base import Cohort
+from ude_core.encoders.base import Encoder
+from ude_core.evaluator import embed_images
+from ude_core.heads import HeadTask, fit_probe, train_heads
+from ude_core.metrics.bootstrap import score
+from ude_core.metrics.rates import aurocs
+from ude_core.noise import apply_noise, make_basis, noise_l2, psnr_db, random_noise, to_pixels
+from ude_core.objective import attribute_cross_entropy
+from ude_core.seeding import numpy_generator, torch_generator
+from ude_core.types import (
+    Embeddings,
+    HeadConfig,
+    Interval,
+    Measured,
+    MethodConfig,
+    Noise,
+    Undefined,
+)
+
+COMPARED = ("eo_gap", "selection_rate_symmetric_gap", "accuracy")
+FIDELITY_SAMPLE = 256
+
+Metrics = dict[str, Measured]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The metrics of one noise and the queries they cost."""
+
+    metrics: Metrics
+    queries: int
+
+
+def disease_logits(
+    embeddings: Embeddings,
+    rows: Int[np.ndarray, " images"],
+    cohort: Cohort,
+    draws: Mapping[str, Sequence[Draw]],
+    *,
+    head: HeadConfig,
+    seed: int,
+) -> dict[str, Float[np.ndarray, "repeats images"]]:
+    """Train every head of every draw and return its logits, NaN outside the draw's evaluation.
+
+    `embeddings` are those of the cohort's images `rows` (sorted). Heads take their seeds from
+    `seed` alone, so two noises are compared on the same draws and the same starts.
+    """
+    pairs = [(disease, draw) for disease, some in draws.items() for draw in some]
+    tasks = [
+        HeadTask(np.searchsorted(rows, draw.train), cohort.labels[disease][draw.train])
+        for disease, draw in pairs
+    ]
+    heads = train_heads(
+        embeddings, tasks, classes=2, config=head, rng=torch_generator(seed, "disease heads")
+    )
+    margins = heads.margins(embeddings).numpy()
+    logits: dict[str, Float[np.ndarray, "repeats images"]] = {}
+    for disease, some in draws.items():
+        chosen = [index for index, (name, _) in enumerate(pairs) if name == disease]
+        logits[disease] = np.full((len(some), len(rows)), np.nan)
+        for repeat, index in enumerate(chosen):
+            where = np.searchsorted(rows, some[repeat].evaluation)
+            logits[disease][repeat, where] = margins[index, where]
+    return logits
+
+
+def score_logits(
+    logits: Mapping[str, Float[np.ndarray, "repeats images"]],
+    rows: Int[np.ndarray, " images"],
+    cohort: Cohort,
+    *,
+    bootstrap_draws: int,
+    seed: int,
+) -> Metrics:
+    """Return `<disease>/<metric>` over the repeats, and each compared metric's mean over diseases."""
+    metrics: Metrics = {}
+    for disease, values in logits.items():
+        used = ~np.isnan(values).all(axis=0)
+        measured = score(
+            cohort.labels[disease][rows][used],
+            cohort.attribute[rows][used],
+            cohort.groups,
+            values[:, used],
+            draws=bootstrap_draws,
+            rng=numpy_generator(seed, "bootstrap", disease),
+        )
+        metrics |= {f"{disease}/{name}": value for name, value in measured.items()}
+    return metrics | {name: mean_over_diseases(metrics, name, logits) for name in COMPARED}
+
+
+def mean_over_diseases(
+    metrics: Mapping[str, Measured], name: str, diseases: Iterable[str]
+) -> Measured:
+    """Return the mean of `<disease>/name`; its interval is the mean of theirs, which is conservative."""
+    values = [metrics[f"{disease}/{name}"] for disease in diseases]
+    for value in values:
+        if isinstance(value, Undefined):
+            return value
+    known = [value for value in values if isinstance(value, Interval)]
+    return Interval(
+        math.fsum(v.mean for v in known) / len(known),
+        math.fsum(v.low for v in known) / len(known),
+        math.fsum(v.high for v in known) / len(known),
+    )
+
+
+def score_noise(
+    noise: Noise,
+    method: MethodConfig,
+    cohort: Cohort,
+    encoder: Encoder,
+    assets: StudyAssets,
+    *,
+    seed: int,
+) -> Scored:
+    """Score a noise on the development patients, beside random noises of its own norm and basis.
+
+    Costs (1 + controls) x development images queries: each image is embedded once a noise, for all
+    diseases, repeats and probes together.
+    """
+    rows = assets.development
+    images = cohort.images[rows]
+    embeddings = embed_images(encoder, images, noise, method.pixels)
+    metrics = _development_metrics(embeddings, cohort, assets)
+    metrics |= attribute_metrics(embeddings, cohort, assets)
+    pixels = to_pixels(images[:: max(1, len(images) // FIDELITY_SAMPLE)])
+    metrics["noise_l2"] = exactly(float(noise_l2(noise)))
+    metrics["psnr_db"] = _finite(
+        psnr_db(pixels, apply_noise(pixels, noise, method.pixels)), "the edit changes no pixel"
+    )
+    controls = []
+    for draw in control_noises(noise, method, assets.scoring.controls, seed):
+        control = embed_images(encoder, images, draw, method.pixels)
+        controls.append(_development_metrics(control, cohort, assets))
+    metrics |= against_controls(metrics, controls, cohort.diseases)
+    return Scored(metrics, len(rows) * (1 + len(controls)))
+
+
+def score_reference(cohort: Cohort, assets: StudyAssets) -> Metrics:
+    """Return the same metrics for ERM: heads on φ(x), the embeddings `prepare` already paid for."""
+    metrics = _development_metrics(assets.clean, cohort, assets)
+    metrics |= attribute_metrics(assets.clean, cohort, assets)
+    return metrics | {"noise_l2": exactly(0.0)}
+
+
+def attribute_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAssets) -> Metrics:
+    """Return what the validation patients' embeddings still tell of the attribute.
+
+    attribute_auc_frozen: of g, percentage points; under 50 its prediction is flipped.
+    attribute_auc_retrained: of a fresh probe trained on the edited training images.
+    attribute_cross_entropy: of g, nats; log(groups) is perfect confusion.
+    """
+    split = assets.split
+    train = np.searchsorted(assets.development, split.train)
+    validation = np.searchsorted(assets.development, split.validation)
+    truth = cohort.attribute[split.validation]
+    probe = fit_probe(embeddings[train], cohort.attribute[split.train], classes=len(cohort.groups))
+    frozen = assets.attribute_head.logits(embeddings[validation])[0]
+    entropy = attribute_cross_entropy(frozen, torch.as_tensor(truth))
+    return {
+        "attribute_auc_frozen": attribute_auc(frozen, truth),
+        "attribute_auc_retrained": attribute_auc(probe.logits(embeddings[validation])[0], truth),
+        "attribute_cross_entropy": exactly(float(entropy)),
+    }
+
+
+def attribute_auc(
+    logits: Float[torch.Tensor, "images groups"], truth: Int[np.ndarray, " images"]
+) -> Measured:
+    """Return the AUC of the attribute, percentage points; one-vs-rest mean for more than two groups."""
+    groups = range(1, 2) if logits.shape[1] == 2 else range(logits.shape[1])
+    weights = np.ones((1, len(truth)))
+    values = []
+    for group in groups:
+        rest = [other for other in range(logits.shape[1]) if other != group]
+        odds = logits[:, group] - torch.logsumexp(logits[:, rest], dim=-1)
+        own = (truth == group).astype(np.int64)
+        values.append(float(aurocs(own, odds.double().numpy()[None], weights)[0, 0]))
+    if any(math.isnan(value) for value in values):
+        return Undefined("the validation patients are all of one attribute group")
+    return exactly(100.0 * math.fsum(values) / len(values))
+
+
+def control_noises(noise: Noise, method: MethodConfig, count: int, seed: int) -> list[Noise]:
+    """Return `count` random noises of the norm, basis and perturbation of a learnt one."""
+    norm = float(noise_l2(noise))
+    if norm == 0.0:
+        return []
+    basis = make_basis(method.basis, noise.shape[-1], method.basis_size)
+    return [
+        random_noise(basis, norm, method.perturbation, torch_generator(seed, "control", index))
+        for index in range(count)
+    ]
+
+
+def against_controls(
+    metrics: Mapping[str, Measured], controls: Sequence[Metrics], diseases: Sequence[str]
+) -> Metrics:
+    """Return `<metric>_vs_random`: learnt minus the mean control; low and high are over the controls.
+
+    Negative is better for gaps, positive for accuracy. `controls_beaten` is the share, in percent,
+    of controls whose eo_gap is larger than the learnt noise's.
+    """
+    if not controls:
+        return {}
+    out: Metrics = {}
+    for prefix in ("", *(f"{disease}/" for disease in diseases)):
+        for name in COMPARED:
+            out[f"{prefix}{name}_vs_random"] = _difference(metrics, controls, prefix + name)
+        gap = metrics[f"{prefix}eo_gap"]
+        others = [control[f"{prefix}eo_gap"] for control in controls]
+        if isinstance(gap, Interval):
+            beaten = [isinstance(o, Interval) and o.mean > gap.mean for o in others]
+            out[f"{prefix}controls_beaten"] = exactly(100.0 * sum(beaten) / len(beaten))
+    return out
+
+
+def exactly(value: float) -> Interval:
+    """Return a value known without sampling error as an interval of no width."""
+    return Interval(value, value, value)
+
+
+def _difference(
+    metrics: Mapping[str, Measured], controls: Sequence[Metrics], name: str
+) -> Measured:
+    learnt = metrics[name]
+    if isinstance(learnt, Undefined):
+        return learnt
+    others = []
+    for control in controls:
+        other = control[name]
+        if isinstance(other, Undefined):
+            return Undefined(f"of a random control: {other.reason}")
+        others.append(other.mean)
+    mean = math.fsum(others) / len(others)
+    return Interval(learnt.mean - mean, learnt.mean - max(others), learnt.mean - min(others))
+
+
+def _development_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAssets) -> Metrics:
+    rows = assets.development
+    logits = disease_logits(
+        embeddings,
+        rows,
+        cohort,
+        assets.draws,
+        head=assets.scoring.disease_head,
+        seed=assets.seed,
+    )
+    return score_logits(
+        logits,
+        rows,
+        cohort,
+        bootstrap_draws=assets.scoring.bootstrap_draws,
+        seed=assets.seed,
+    )
+
+
+def _finite(value: float, reason: str) -> Measured:
+    return exactly(value) if math.isfinite(value) else Undefined(reason)

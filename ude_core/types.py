@@ -1,0 +1,170 @@
+"""The words every other module speaks: shapes, measured values, settings of a trial, and its result.
+
+Nothing here computes. Values are frozen, travel forward only, and say their shape and unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+Noise = Float[Tensor, "1 height width"]
+"""The universal edit ε, in pixel units ([0, 1] scale), broadcast over channels."""
+
+NoiseBatch = Float[Tensor, "candidates 1 height width"]
+Pixels = Float[Tensor, "images 1 height width"]
+"""Images in pixel units; un-clamped where the edit pushed them outside [0, 1]."""
+
+Embeddings = Float[Tensor, "images dim"]
+Losses = Float[Tensor, " candidates"]
+ImageArray = UInt8[np.ndarray, "images height width"]
+Indices = Int[np.ndarray, " chosen"]
+
+
+@dataclass(frozen=True, slots=True)
+class Undefined:
+    """A metric that has no value, and why: an empty cell or a zero denominator. Never 0.0."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value with its 95 % interval. Percentage points unless the metric's name says otherwise."""
+
+    mean: float
+    low: float
+    high: float
+
+
+Measured = Interval | Undefined
+
+PixelPipeline = Literal["paper", "deploy"]
+BatchMode = Literal["per_perturbation", "per_iteration"]
+Perturbation = Literal["normal", "rademacher"]
+BasisName = Literal["pixel", "low_frequency", "grid", "patch"]
+ObjectiveName = Literal["cross_entropy", "confusion"]
+MethodName = Literal["gezo", "whitebox"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodConfig:
+    """How one noise is learnt. The defaults are the paper's (Alg. 1, section 3.2).
+
+    `queries` fixes what a trial may spend on learning the noise; the epochs then follow from it.
+    """
+
+    name: MethodName = "gezo"
+    regularization: float = 0.01  # λ, Eq. 2
+    local_iterations: int = 10  # R
+    step_size: float = 0.01  # s
+    momentum: float = 0.9  # μ
+    samples: int = 10  # C
+    step_decay: float = 0.95  # k
+    batch_size: int = 128  # B
+    epochs: int = 50
+    queries: int | None = None
+    max_norm: float | None = None  # th, Eq. 1
+    batch: BatchMode = "per_perturbation"
+    perturbation: Perturbation = "normal"
+    basis: BasisName = "pixel"
+    basis_size: int = 14
+    objective: ObjectiveName = "cross_entropy"
+    carry_state: bool = False
+    learning_rate: float = 0.01  # Adam, white-box only
+    pixels: PixelPipeline = "paper"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadConfig:
+    """How a linear head on cached embeddings is trained (section 3.2)."""
+
+    learning_rate: float
+    weight_decay: float = 0.0
+    epochs: int = 50
+    batch_size: int = 128
+    init_std: float = 2e-5
+    standardize: bool = False  # centre and scale embeddings by the head's own training rows first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BiasConfig:
+    """How strongly a disease is tied to the attribute in training, and how large evaluation cells are.
+
+    Each attribute group contributes `train_per_group` images; the favoured group has a positive rate
+    of 0.5 + gap/2, every other group 0.5 - gap/2. `gap` 0 is an unbiased training set.
+    """
+
+    gap: float = 0.675
+    favoured: str = "female"
+    train_per_group: int = 80
+    validation_per_cell: int = 20
+    test_per_cell: int = 25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitConfig:
+    """Shares of PATIENTS held for validation and for the test split; the rest train the noise."""
+
+    validation: float = 0.25
+    test: float = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringConfig:
+    """How a noise is scored: draws, heads, intervals, and norm-matched random controls."""
+
+    repeats: int = 10
+    bootstrap_draws: int = 500
+    controls: int = 2
+    disease_head: HeadConfig = field(
+        default_factory=lambda: HeadConfig(learning_rate=1.25e-4, weight_decay=0.05)
+    )
+    attribute_head: HeadConfig = field(default_factory=lambda: HeadConfig(learning_rate=1e-4))
+
+
+@dataclass(frozen=True, slots=True)
+class QueryCount:
+    """Images passed once through the encoder, by what they were spent on."""
+
+    attribute: int = 0
+    noise: int = 0
+    scoring: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.attribute + self.noise + self.scoring
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a running trial says at the end of an epoch; `epoch` counts from 1."""
+
+    epoch: int
+    epochs: int
+    loss: float  # Eq. 2 (or its variant) of the last accepted step, nats
+    attribute_cross_entropy: float  # of the current noise on held-out images, nats
+    noise_l2: float
+    step_size: float
+    queries: int  # spent on learning the noise so far
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """One learnt noise and everything measured of it. Metric names are those of the contract."""
+
+    noise: Noise
+    metrics: Mapping[str, Measured]
+    curve: tuple[Progress, ...]
+    queries: QueryCount
+    outcome: Literal["improved", "no_improvement", "diverged"]
+    note: str = ""
+
+
+Report = Callable[[Progress], None]
