@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from ude_core.errors import NonFiniteLossError
 from ude_core.evaluator import Evaluation
 from ude_core.gezo import Gezo, GezoState

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from ude_core.cohorts.bias import Draw, draw_confirmation
 
 from ude_core.assets import StudyAssets
 from ude_core.cohorts.base import Cohort
+from ude_core.cohorts.bias import Draw, draw_confirmation
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
 from ude_core.metrics.disparity import evaluate
@@ -23,7 +23,7 @@ from ude_core.scoring import (
     score_logits,
 )
 from ude_core.seeding import derive_seed, numpy_generator
-from ude_core.types import Embeddings, Interval, MethodConfig, Noise, Undefined
+from ude_core.types import Interval, MethodConfig, Noise, Undefined
 
 
 @dataclass(frozen=True, slots=True)

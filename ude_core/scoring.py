@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from ude_core.cohorts.bias import Draw
 
 from ude_core.assets import StudyAssets
 from ude_core.cohorts.base import Cohort
+from ude_core.cohorts.bias import Draw
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
 from ude_core.heads import HeadTask, fit_probe, train_heads

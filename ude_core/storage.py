@@ -13,7 +13,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 
@@ -94,5 +93,5 @@ def _content_digest(tensors: Mapping[str, Tensor], scalars: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         content.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        content.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        content.update(tensor.numpy().tobytes())
     return content.hexdigest()
