@@ -1,0 +1,257 @@
+"""Tying a disease to the attribute in training, and measuring on equal cells (section 3.1).
+
+A cell is (attribute group, label). A draw takes images without replacement: the training cells
+follow the chosen gap between the groups' positive rates, every evaluation cell has one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int
+
+from ude_core.cohorts.base import NEGATIVE, POSITIVE, Cohort
+from ude_core.cohorts.splits import Split
+from ude_core.errors import CohortError, SettingError
+from ude_core.types import BiasConfig, Indices
+
+Cell = tuple[str, int]
+LABEL_NAMES = {POSITIVE: "positive", NEGATIVE: "negative"}
+
+_LABELS = (POSITIVE, NEGATIVE)
+_PARTITIONS = 50
+_METRICS_OF = {
+    POSITIVE: "eo_positive_gap, tpr_ratio_gap and tpr",
+    NEGATIVE: "eo_negative_gap and tnr",
+}
+
+_Counts = Int[np.ndarray, "people cells"]
+_Need = Int[np.ndarray, " cells"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draw:
+    """Image indices to train heads on and to evaluate them on, sorted; patients are disjoint."""
+
+    train: Int[np.ndarray, " train"]
+    evaluation: Int[np.ndarray, " evaluation"]
+
+
+def train_cells(config: BiasConfig, groups: Sequence[str]) -> Mapping[Cell, int]:
+    """Return how many training images each (group, label) cell has.
+
+    The favored group has positive rate 0.5 + gap/2, every other 0.5 - gap/2, rounded so that the
+    groups mirror each other. Raises SettingError where the configuration cannot be met.
+
+    >>> train_cells(BiasConfig(gap=0.675, train_per_group=80), ("female", "male"))
+    {('female', 1): 67, ('female', 0): 13, ('male', 1): 13, ('male', 0): 67}
+    """
+    if not 0 <= config.gap <= 1:
+        raise SettingError(f"bias.gap is {config.gap} (expected 0 to 1); turn it with favoured")
+    if config.favoured not in groups:
+        raise SettingError(
+            f"bias.favoured is {config.favoured!r} (expected one of {', '.join(groups)})"
+        )
+    for name in ("train_per_group", "validation_per_cell", "test_per_cell"):
+        value = getattr(config, name)
+        if value < 1:
+            raise SettingError(f"bias.{name} is {value} (expected at least 1)")
+    many = int(np.floor(config.train_per_group * (0.5 + config.gap / 2) + 0.5))
+    few = config.train_per_group - many
+    return {
+        (group, label): many if (group == config.favoured) == (label == POSITIVE) else few
+        for group in groups
+        for label in _LABELS
+    }
+
+
+def draw_validation(
+    cohort: Cohort,
+    disease: str,
+    development: Indices,
+    bias: BiasConfig,
+    rng: np.random.Generator,
+) -> Draw:
+    """Return one training and one evaluation set from the development patients.
+
+    Patients are assigned at random to either side, and only so many to evaluation as its cells
+    need; up to 50 assignments are tried, the last ones taking patients with few images first.
+    Raises CohortError, with every short cell, where the counts do not allow the draw.
+    """
+    train_need, each = _needs(cohort, bias, bias.validation_per_cell)
+    cells = _cells(cohort, disease)[development]
+    codes, person = np.unique(cohort.patients[development], return_inverse=True)
+    held = _count(person, cells, len(codes), len(train_need))
+    totals = held.sum(axis=0)
+    remedy = f"bias.train_per_group ({bias.train_per_group}), bias.validation_per_cell or bias.gap"
+    _check_enough(cohort, disease, totals, train_need + each, "development", remedy)
+    for attempt in range(_PARTITIONS):
+        order = rng.permutation(len(codes))
+        if attempt >= _PARTITIONS // 2:
+            order = order[np.argsort(held[order].sum(axis=1), kind="stable")]
+        chosen = _assign(held, order, train_need, each)
+        if chosen is not None:
+            evaluating = chosen[person]
+            return Draw(
+                train=_sample(development[~evaluating], cells[~evaluating], train_need, rng),
+                evaluation=_sample(development[evaluating], cells[evaluating], each, rng),
+            )
+    raise CohortError(
+        f"{disease}: no assignment of patients to training and validation fills every cell in "
+        f"{_PARTITIONS} tries, though there are images enough (patients with several images stay "
+        "together); lower bias.train_per_group or bias.validation_per_cell"
+    )
+
+
+def draw_confirmation(
+    cohort: Cohort, disease: str, split: Split, bias: BiasConfig, rng: np.random.Generator
+) -> Draw:
+    """Return a training set from all development patients, and test images to evaluate on.
+
+    Raises CohortError, with every short cell, where the counts do not allow the draw.
+    """
+    train_need, each = _needs(cohort, bias, bias.test_per_cell)
+    cells = _cells(cohort, disease)
+    sampled = []
+    for pool, need, part, remedy in (
+        (
+            split.development,
+            train_need,
+            "development",
+            f"bias.train_per_group ({bias.train_per_group}) or bias.gap",
+        ),
+        (split.test, each, "test", f"bias.test_per_cell ({bias.test_per_cell})"),
+    ):
+        totals = _count_all(cells[pool], len(need))
+        _check_enough(cohort, disease, totals, need, part, remedy)
+        sampled.append(_sample(pool, cells[pool], need, rng))
+    return Draw(train=sampled[0], evaluation=sampled[1])
+
+
+def cell_counts(cohort: Cohort, indices: Indices | None = None) -> pd.DataFrame:
+    """Return the images per cell, columns disease, label (positive, negative), group, n."""
+    chosen = np.arange(len(cohort)) if indices is None else indices
+    rows = []
+    for disease in cohort.diseases:
+        counts = _count_all(_cells(cohort, disease)[chosen], len(cohort.groups) * 2)
+        rows += [
+            (disease, LABEL_NAMES[label], group, int(counts[position]))
+            for position, (group, label) in enumerate(_cell_names(cohort))
+        ]
+    return pd.DataFrame(rows, columns=["disease", "label", "group", "n"])
+
+
+def describe(cohort: Cohort, split: Split) -> pd.DataFrame:
+    """Return the images per cell: columns disease, label, group, one for each split, and all."""
+    parts = {
+        "train": split.train,
+        "validation": split.validation,
+        "development": split.development,
+        "test": split.test,
+    }
+    table = cell_counts(cohort).rename(columns={"n": "all"})
+    for name, indices in parts.items():
+        table.insert(table.shape[1] - 1, name, cell_counts(cohort, indices)["n"])
+    return table
+
+
+def undefined_metrics(cohort: Cohort) -> tuple[str, ...]:
+    """Return, for every empty cell and for a single group, which metrics would be undefined."""
+    if len(cohort.groups) < 2:
+        only = cohort.groups[0] if cohort.groups else "none"
+        return (
+            f"every usable image is of one {cohort.attribute_name} group ({only}): all gaps "
+            "between groups would be undefined; add images of another group",
+        )
+    reasons = []
+    for row in cell_counts(cohort).itertuples():
+        if row.n == 0:
+            label = POSITIVE if row.label == LABEL_NAMES[POSITIVE] else NEGATIVE
+            reasons.append(
+                f"{row.disease} has no {row.label} image in group {row.group}: "
+                f"{_METRICS_OF[label]}.{row.group} would be undefined; add images or leave "
+                f"{row.disease} out of diseases"
+            )
+    return tuple(reasons)
+
+
+def _cell_names(cohort: Cohort) -> list[Cell]:
+    return [(group, label) for group in cohort.groups for label in _LABELS]
+
+
+def _cells(cohort: Cohort, disease: str) -> Int[np.ndarray, " images"]:
+    """Return each image's cell in the order of `_cell_names`, -1 where it is not used."""
+    if disease not in cohort.labels:
+        raise CohortError(f"disease is {disease!r} (expected one of {', '.join(cohort.diseases)})")
+    labels = cohort.labels[disease]
+    cells = cohort.attribute * 2 + (labels == NEGATIVE)
+    return np.where(np.isin(labels, _LABELS), cells, -1)
+
+
+def _needs(cohort: Cohort, bias: BiasConfig, each: int) -> tuple[_Need, _Need]:
+    wanted = train_cells(bias, cohort.groups)
+    train = np.array([wanted[cell] for cell in _cell_names(cohort)], dtype=np.int64)
+    return train, np.full_like(train, each)
+
+
+def _count(
+    person: Int[np.ndarray, " images"], cells: Int[np.ndarray, " images"], people: int, width: int
+) -> _Counts:
+    used = cells >= 0
+    flat = np.bincount(person[used] * width + cells[used], minlength=people * width)
+    return flat.reshape(people, width)
+
+
+def _count_all(cells: Int[np.ndarray, " images"], width: int) -> _Need:
+    return np.bincount(cells[cells >= 0], minlength=width)
+
+
+def _check_enough(
+    cohort: Cohort, disease: str, have: _Need, need: _Need, part: str, remedy: str
+) -> None:
+    short = [
+        f"{group} {LABEL_NAMES[label]}: {have[position]} of {need[position]}"
+        for position, (group, label) in enumerate(_cell_names(cohort))
+        if have[position] < need[position]
+    ]
+    if short:
+        raise CohortError(
+            f"{disease}: too few {part} images ({'; '.join(short)} needed); lower {remedy}"
+        )
+
+
+def _assign(
+    held: _Counts, order: Int[np.ndarray, " people"], train_need: _Need, each: _Need
+) -> Bool[np.ndarray, " people"] | None:
+    """Return which patients evaluate, or None where this order fills no valid assignment.
+
+    A patient is taken where he fills a cell still short and the others keep enough for training.
+    """
+    chosen = np.zeros(len(held), dtype=bool)
+    missing = each.copy()
+    spare = held.sum(axis=0) - train_need
+    for patient in order:
+        counts = held[patient]
+        if np.any((counts > 0) & (missing > 0)) and np.all(counts <= spare):
+            chosen[patient] = True
+            missing -= counts
+            spare -= counts
+            if np.all(missing <= 0):
+                return chosen
+    return None
+
+
+def _sample(
+    pool: Int[np.ndarray, " images"],
+    cells: Int[np.ndarray, " images"],
+    need: _Need,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, " drawn"]:
+    drawn = [
+        rng.choice(pool[cells == cell], size=int(count), replace=False)
+        for cell, count in enumerate(need)
+    ]
+    return np.sort(np.concatenate(drawn)).astype(np.int64)
