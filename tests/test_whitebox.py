@@ -33,7 +33,7 @@ def test_the_ball_holds() -> None:
 def test_a_non_finite_gradient_is_an_error() -> None:
     optimiser = Whitebox()
     state = optimiser.init(torch.zeros(1, 2, 2))
-    with pytest.raises(NonFiniteLossError, match="learning_rate 0.01"):
+    with pytest.raises(NonFiniteLossError, match=r"learning_rate 0\.01"):
         optimiser.tell(state, torch.full((1, 2, 2), torch.nan))
 
 

@@ -19,7 +19,10 @@ class ToyEncoder:
     image_size: int = SIZE
     fingerprint: str = "toy-1"
     differentiable: bool = True
-    device: torch.device = torch.device("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         pooled = torch.nn.functional.avg_pool2d(pixels, 4).flatten(1)

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int
-from ude_core.cohorts.bias import Draw, draw_validation
-from ude_core.cohorts.splits import Split, split_by_patient
 
 from ude_core.cohorts.base import Cohort
+from ude_core.cohorts.bias import Draw, draw_validation
+from ude_core.cohorts.splits import Split, split_by_patient
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
 from ude_core.heads import HeadTask, LinearHeads, train_heads

@@ -38,7 +38,7 @@ class TimmEncoder:
     ) -> None:
         options = dict(model_options or {})
         if model not in timm.list_models():
-            near = timm.list_models(f"*{model.split('_')[0]}*")[:5]
+            near = timm.list_models(f"*{model.split('_', maxsplit=1)[0]}*")[:5]
             raise SettingError(
                 f"encoder.model is '{model}' (expected a timm model); near it: {', '.join(near)}"
             )

@@ -1,0 +1,8 @@
+"""The engine of UDE Study: learn one universal noise, and measure honestly what it does.
+
+Reading order: `types` (the words), `noise` (the edit), `objective` (Eq. 2), `optimizer` and `gezo`
+(Alg. 1), `whitebox`, `evaluator` (where queries are spent), `learner` (epochs), `assets` (done once a
+study), `heads`, `scoring`, `trial` (the front door), `confirmation` (the test split), `bundle`.
+
+It never imports Ray, Optuna, MLflow or Typer: a machine with torch alone can run and measure it.
+"""
