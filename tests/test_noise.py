@@ -21,7 +21,7 @@ from ude_core.noise import (
 )
 from ude_core.seeding import torch_generator
 
-BASES = ("pixel", "low_frequency", "grid", "patch")
+BASES = ("pixel", "low_frequency", "grid", "patch", "tile")
 
 
 @pytest.mark.parametrize("name", BASES)

@@ -87,19 +87,24 @@ class Basis:
     size: int
     matrix: Float[Tensor, "image_size size"] | None
 
+    def coefficients(
+        self, count: int, perturbation: Perturbation, rng: torch.Generator
+    ) -> Float[Tensor, "count 1 size size"]:
+        """Return `count` independent sets of coefficients of zero mean and unit variance."""
+        shape = (count, 1, self.size, self.size)
+        match perturbation:
+            case "normal":
+                return torch.randn(shape, generator=rng)
+            case "rademacher":
+                return torch.randint(0, 2, shape, generator=rng).float().mul_(2).sub_(1)
+            case _:
+                assert_never(perturbation)
+
     def perturbations(
         self, count: int, perturbation: Perturbation, rng: torch.Generator
     ) -> NoiseBatch:
         """Return `count` random directions of unit variance a pixel (Alg. 1 line 14, unscaled)."""
-        shape = (count, 1, self.size, self.size)
-        match perturbation:
-            case "normal":
-                coefficients = torch.randn(shape, generator=rng)
-            case "rademacher":
-                coefficients = torch.randint(0, 2, shape, generator=rng).float().mul_(2).sub_(1)
-            case _:
-                assert_never(perturbation)
-        return self.synthesize(coefficients)
+        return self.synthesize(self.coefficients(count, perturbation, rng))
 
     def synthesize(self, coefficients: Float[Tensor, "n 1 size size"]) -> NoiseBatch:
         """Return the images of these coefficients, shape (n, 1, image_size, image_size)."""
@@ -112,7 +117,8 @@ def make_basis(name: BasisName, image_size: int, size: int) -> Basis:
     """Return the basis `name` with `size` coefficients along each axis.
 
     pixel: one coefficient a pixel (the paper). low_frequency: the lowest `size` x `size` DCT-II
-    frequencies. grid: a `size` x `size` bicubic grid. patch: constant patches.
+    frequencies. grid: a `size` x `size` bicubic grid. patch: constant patches. tile: one pattern of
+    `size` x `size` pixels, repeated over the image.
     Raises SettingError where `size` is outside [1, image_size].
     """
     if name == "pixel":
@@ -136,6 +142,8 @@ def make_basis(name: BasisName, image_size: int, size: int) -> Basis:
         case "patch":
             owner = np.arange(image_size) * size // image_size
             matrix = np.eye(size)[owner]
+        case "tile":
+            matrix = np.eye(size)[np.arange(image_size) % size]
         case _:
             assert_never(name)
     return Basis(image_size, size, torch.tensor(matrix, dtype=torch.float32))

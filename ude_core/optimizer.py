@@ -39,6 +39,9 @@ class Candidates:
 
     centre: Noise
     directions: Float[Tensor, "samples 1 height width"]
+    coefficients: Float[Tensor, "samples 1 size size"] | None = (
+        None  # drawn, where a basis is searched
+    )
 
     def __len__(self) -> int:
         return 2 * len(self.directions)

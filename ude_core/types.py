@@ -47,7 +47,7 @@ Measured = Interval | Undefined
 PixelPipeline = Literal["paper", "deploy"]
 BatchMode = Literal["per_perturbation", "per_iteration"]
 Perturbation = Literal["normal", "rademacher"]
-BasisName = Literal["pixel", "low_frequency", "grid", "patch"]
+BasisName = Literal["pixel", "low_frequency", "grid", "patch", "tile"]
 ObjectiveName = Literal["cross_entropy", "confusion"]
 MethodName = Literal["gezo", "whitebox"]
 

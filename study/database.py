@@ -1,0 +1,81 @@
+"""The way to the study database: SQLite under the root, or PostgreSQL by a URL in the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy as sa
+import tenacity
+from optuna.exceptions import StorageInternalError
+
+from study.names import StudyLayout
+from ude_core.errors import UserError
+
+STORAGE_VARIABLE = "UDE_STUDY_STORAGE"
+"""The environment variable with a database URL; a URL holds a password and is written nowhere."""
+
+_LOCK_SECONDS = 60
+_PATIENCE_SECONDS = 120
+
+T = TypeVar("T")
+
+
+class LedgerUnavailableError(RuntimeError):
+    """The study database did not answer for minutes. What is on disk is whole: launch again later."""
+
+
+def database_url(storage: str | None) -> str | None:
+    """Return the URL of the database, or None for the embedded one.
+
+    A PostgreSQL URL without a driver takes psycopg2, which the `postgresql` extra installs.
+    """
+    url = storage or os.environ.get(STORAGE_VARIABLE) or None
+    for plain in ("postgresql://", "postgres://"):
+        if url is not None and url.startswith(plain):
+            return f"postgresql+psycopg2://{url.removeprefix(plain)}"
+    return url
+
+
+def connect(
+    places: StudyLayout, storage: str | None, *, create: bool
+) -> optuna.storages.RDBStorage:
+    """Return Optuna's storage of a study. Raises UserError where the URL cannot be used."""
+    url = database_url(storage)
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url is None:
+        if create:
+            places.folder.mkdir(parents=True, exist_ok=True)
+        url = f"sqlite:///{places.database}"
+        options = {"connect_args": {"timeout": _LOCK_SECONDS}}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return patiently(lambda: optuna.storages.RDBStorage(url, engine_kwargs=options))
+    except ImportError:
+        raise UserError(
+            f"the database in {STORAGE_VARIABLE} needs a driver; install ude-study[postgresql]"
+        ) from None
+    except sa.exc.ArgumentError:
+        raise UserError(
+            f"the database URL in {STORAGE_VARIABLE} cannot be used; expected "
+            "postgresql://user:password@host/database"
+        ) from None
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Return what `call` does, tried for about two minutes while the database is away."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type((sa.exc.OperationalError, StorageInternalError)),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
+        stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
+        reraise=True,
+    )
+    try:
+        return retrying(call)
+    except (sa.exc.OperationalError, StorageInternalError) as error:
+        raise LedgerUnavailableError(
+            f"the study database did not answer for two minutes ({type(error).__name__}); "
+            "what is finished is kept: launch again when it is back"
+        ) from None

@@ -1,0 +1,143 @@
+"""What a study works on, made from its configuration: cohort, encoder, and the shared assets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+
+from study.config import StudyConfig
+from study.sections import CsvCohort, PhantomCohort, PhantomVitEncoder, TimmEncoder
+from ude_core.assets import StudyAssets, prepare
+from ude_core.cohorts.base import Cohort
+from ude_core.cohorts.csv_cohort import load_csv
+from ude_core.cohorts.phantom import PhantomConfig, make_phantoms
+from ude_core.encoders.base import Encoder
+from ude_core.encoders.phantom_vit import load_phantom_vit
+from ude_core.storage import digest, staged
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Materials:
+    """A study's cohort, encoder and assets, loaded in this process."""
+
+    cohort: Cohort
+    encoder: Encoder
+    assets: StudyAssets
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What a resume must find unchanged."""
+        return {"cohort": self.cohort.fingerprint, "encoder": self.encoder.fingerprint}
+
+
+def load_materials(config: StudyConfig, cache: Path) -> Materials:
+    """Return what the study works on; what is slow to make is read from `cache` once it was made.
+
+    Raises UserError for a cohort, checkpoint or split that cannot be used.
+    """
+    cohort = load_cohort(config, cache)
+    encoder = load_encoder(config)
+    assets = prepare(
+        cohort,
+        encoder,
+        split=config.split.to_engine(),
+        bias=config.bias.to_engine(),
+        scoring=config.scoring.to_engine(),
+        seed=config.seed,
+        cache=cache,
+    )
+    return Materials(cohort, encoder, assets)
+
+
+def load_cohort(config: StudyConfig, cache: Path | None) -> Cohort:
+    """Return the cohort, its images memory-mapped where there is a cache."""
+    match config.cohort:
+        case PhantomCohort():
+            return _phantoms(config.cohort.to_engine(), cache)
+        case CsvCohort():
+            settings = config.cohort.to_engine()
+            return load_csv(
+                Path(config.cohort.root),
+                csv=settings.csv,
+                diseases=settings.diseases,
+                image_size=config.cohort.image_size,
+                negatives=settings.negatives,
+                uncertain=settings.uncertain,
+                blank=settings.blank,
+                attributes=settings.attributes,
+                age_bands=settings.age_bands,
+                missing_attribute=settings.missing_attribute,
+                cache=cache / "pixels" if cache is not None else None,
+            )
+        case _:
+            assert_never(config.cohort)
+
+
+def load_encoder(config: StudyConfig) -> Encoder:
+    """Return the frozen encoder, on the accelerator where a trial is given one."""
+    match config.encoder:
+        case PhantomVitEncoder():
+            return load_phantom_vit()
+        case TimmEncoder() as chosen:
+            from ude_core.encoders import timm_encoder  # imports timm: seconds
+
+            return timm_encoder.TimmEncoder(
+                chosen.model,
+                Path(chosen.checkpoint),
+                image_size=chosen.image_size,
+                mean=chosen.mean,
+                std=chosen.std,
+                channels=chosen.channels,
+                model_options=chosen.model_options,
+                device="cuda" if config.resources.gpus_per_trial > 0 else "cpu",
+            )
+        case _:
+            assert_never(config.encoder)
+
+
+def _phantoms(config: PhantomConfig, cache: Path | None) -> Cohort:
+    """Return the phantom cohort; its pixels are drawn once and then memory-mapped."""
+    if cache is None:
+        return make_phantoms(config)
+    folder = cache / "phantoms"
+    key = digest("phantoms", asdict(config))
+    pixels, tables = folder / f"{key}.npy", folder / f"{key}.npz"
+    if not (pixels.exists() and tables.exists()):
+        _write_phantoms(make_phantoms(config), pixels, tables)
+    with np.load(tables, allow_pickle=False) as stored:
+        columns: Mapping[str, np.ndarray] = {name: stored[name] for name in stored.files}
+    return Cohort(
+        name=str(columns["name"]),
+        images=np.load(pixels, mmap_mode="r", allow_pickle=False),
+        patients=columns["patients"],
+        attribute_name=str(columns["attribute_name"]),
+        groups=tuple(str(group) for group in columns["groups"]),
+        attribute=columns["attribute"],
+        labels={
+            name.removeprefix("label."): values
+            for name, values in columns.items()
+            if name.startswith("label.")
+        },
+        fingerprint=str(columns["fingerprint"]),
+    )
+
+
+def _write_phantoms(cohort: Cohort, pixels: Path, tables: Path) -> None:
+    pixels.parent.mkdir(parents=True, exist_ok=True)
+    with staged(pixels) as temporary, temporary.open("wb") as stream:
+        np.save(stream, cohort.images, allow_pickle=False)
+    with staged(tables) as temporary, temporary.open("wb") as stream:
+        columns: dict[str, Any] = {
+            "name": np.array(cohort.name),
+            "patients": cohort.patients,
+            "attribute_name": np.array(cohort.attribute_name),
+            "groups": np.array(cohort.groups),
+            "attribute": cohort.attribute,
+            "fingerprint": np.array(cohort.fingerprint),
+        }
+        columns |= {f"label.{name}": values for name, values in cohort.labels.items()}
+        np.savez(stream, allow_pickle=False, **columns)

@@ -1,0 +1,194 @@
+"""A front to look at: a table for the terminal, and one self-contained page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from study.pareto import Front, Point
+from study.records import Parameters, ParameterValue
+from ude_core.types import Interval, Measured
+
+_ERM, _FRONT, _OTHER = "#444444", "#b2182b", "#9aa5b1"
+_TITLES: Mapping[str, str] = {
+    "eo_gap": "equal-opportunity gap",
+    "selection_rate_symmetric_gap": "selection-rate gap",
+    "noise_l2": "‖ε‖₂",
+}
+
+
+def front_table(front: Front, *, everything: bool = False) -> Table:
+    """Return the front beside ERM, each value with its 95 % interval; `everything`: all trials."""
+    table = Table(
+        title=f"{front.study} · {front.disease} · hypervolume {front.hypervolume:,.0f}",
+        caption="means with 95 % intervals, percentage points; validation split",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("trial", justify="right")
+    for goal in front.goals:
+        arrow = "↓" if goal.direction == "minimize" else "↑"
+        table.add_column(f"{title(goal.name)} {arrow}", justify="right")
+    table.add_column("against noise")
+    table.add_column("against ERM")
+    table.add_column("parameters", overflow="fold")
+    table.add_row("ERM", *(measured_text(front.erm.get(goal.name)) for goal in front.goals))
+    shown = front.points if everything else front.best
+    if not shown:
+        table.add_row("–", *("no complete trial yet" for _ in front.goals[:1]))
+    params = varying([point.params for point in shown])
+    for point in shown:
+        star = "" if point.front or not everything else " (dominated)"
+        table.add_row(
+            f"{point.trial}{star}",
+            *(measured_text(point.metrics.get(goal.name)) for goal in front.goals),
+            point.control,
+            point.levelling,
+            params_text(point.params, params),
+            style="dim" if point.control == "no better than noise" else None,
+        )
+    return table
+
+
+def title(name: str) -> str:
+    """Return a metric's name for people.
+
+    >>> title("worst_group_accuracy")
+    'worst group accuracy'
+    """
+    return _TITLES.get(name, name.replace("_", " "))
+
+
+def measured_text(value: Measured | None) -> str:
+    """Return "mean [low, high]", or a dash where there is no value.
+
+    >>> measured_text(Interval(12.34, 8.0, 17.06))
+    '12.3 [8.0, 17.1]'
+    """
+    if not isinstance(value, Interval):
+        return "–"
+    return f"{value.mean:.1f} [{value.low:.1f}, {value.high:.1f}]"
+
+
+def varying(several: Sequence[Parameters]) -> tuple[str, ...]:
+    """Return the names whose value is not the same everywhere (all of them for one)."""
+    names = sorted({name for params in several for name in params})
+    if len(several) < 2:
+        return tuple(names)
+    return tuple(name for name in names if len({params.get(name) for params in several}) > 1)
+
+
+def params_text(params: Parameters, names: Sequence[str]) -> str:
+    """Return "name=value" for each of `names` that the trial has."""
+    return " ".join(f"{name}={_short(params[name])}" for name in names if name in params)
+
+
+def _short(value: ParameterValue) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def front_html(front: Front) -> str:
+    """Return one HTML page with everything in it: it opens without a network and sends nothing.
+
+    The first objective lies along x, the last along y, the second (of three) is the color. Bars
+    are 95 % intervals. Names and values are escaped.
+    """
+    import plotly.graph_objects as go
+
+    x, y = front.goals[0].name, front.goals[-1].name
+    defined = [p for p in front.points if _has(p.metrics, [goal.name for goal in front.goals])]
+    figure = go.Figure()
+    others = [point for point in defined if not point.front]
+    names = varying([point.params for point in defined])
+    for group, label in ((others, "dominated"), (list(front.best), "front")):
+        on_front = label == "front"
+        color: object = _FRONT if on_front else _OTHER
+        bar = None
+        if on_front and len(front.goals) > 2:
+            middle = front.goals[1].name
+            color = [point.mean(middle) for point in group]
+            bar = {"title": {"text": title(middle)}}
+        figure.add_trace(
+            go.Scatter(
+                x=[point.mean(x) for point in group],
+                y=[point.mean(y) for point in group],
+                mode="markers",
+                name=label,
+                error_x=_bars([point.metrics[x] for point in group]) if on_front else None,
+                error_y=_bars([point.metrics[y] for point in group]) if on_front else None,
+                marker={
+                    "size": 13 if on_front else 7,
+                    "color": color,
+                    "colorscale": "Viridis",
+                    "colorbar": bar,
+                    "symbol": [
+                        "circle-open" if p.control == "no better than noise" else "circle"
+                        for p in group
+                    ],
+                },
+                hovertext=[_hover(point, front, names) for point in group],
+                hoverinfo="text",
+            )
+        )
+    if _has(front.erm, [x, y]):
+        figure.add_trace(
+            go.Scatter(
+                x=[_mean(front.erm[x])],
+                y=[_mean(front.erm[y])],
+                mode="markers",
+                name="ERM",
+                error_x=_bars([front.erm[x]]),
+                error_y=_bars([front.erm[y]]),
+                marker={"size": 15, "color": _ERM, "symbol": "x"},
+                hovertext=["ERM: no edit"],
+                hoverinfo="text",
+            )
+        )
+    name = html.escape(f"{front.study} · {front.disease}")
+    figure.update_layout(
+        title={"text": f"{name}<br><sup>open circles: no better than random noise</sup>"},
+        xaxis={"title": {"text": _axis(front, 0)}},
+        yaxis={"title": {"text": _axis(front, -1)}},
+        legend={"orientation": "h", "y": -0.2},
+        template="plotly_white",
+    )
+    body = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title></head>'
+        f"<body>{body}</body></html>\n"
+    )
+
+
+def _axis(front: Front, index: int) -> str:
+    goal = front.goals[index]
+    better = "lower" if goal.direction == "minimize" else "higher"
+    return f"{title(goal.name)} ({better} is better)"
+
+
+def _has(metrics: Mapping[str, Measured], names: Sequence[str]) -> bool:
+    return all(isinstance(metrics.get(name), Interval) for name in names)
+
+
+def _mean(value: Measured) -> float:
+    return value.mean if isinstance(value, Interval) else float("nan")
+
+
+def _bars(values: Sequence[Measured]) -> dict[str, object]:
+    known = [value for value in values if isinstance(value, Interval)]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [max(0.0, value.high - value.mean) for value in known],
+        "arrayminus": [max(0.0, value.mean - value.low) for value in known],
+        "color": "rgba(80,80,80,0.35)",
+    }
+
+
+def _hover(point: Point, front: Front, names: Sequence[str]) -> str:
+    lines = [f"trial {point.trial}"]
+    lines += [f"{title(g.name)}: {measured_text(point.metrics.get(g.name))}" for g in front.goals]
+    lines += [point.control, f"against ERM: {point.levelling}"]
+    lines += [f"{name}={_short(point.params[name])}" for name in names if name in point.params]
+    return "<br>".join(html.escape(line) for line in lines)

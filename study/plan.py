@@ -1,0 +1,48 @@
+"""What a launch would do and cost, without doing it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from study.config import StudyConfig
+from study.materials import load_cohort, load_encoder
+from study.spaces import check_batches, describe
+from ude_core.cohorts.splits import split_by_patient
+from ude_core.errors import SettingError
+from ude_core.seeding import numpy_generator
+
+
+def plan_study(config: StudyConfig) -> dict[str, Any]:
+    """Return the plan as JSON values; reads data and weights, embeds nothing, writes nothing.
+
+    Raises UserError for everything a launch would refuse before its first query.
+    """
+    cohort = load_cohort(config, None)
+    encoder = load_encoder(config)
+    if encoder.image_size != cohort.image_size:
+        raise SettingError(
+            f"cohort.image_size is {cohort.image_size}; encoder {encoder.name} takes "
+            f"{encoder.image_size}"
+        )
+    split = split_by_patient(
+        cohort, config.split.to_engine(), numpy_generator(config.seed, "split")
+    )
+    check_batches(config, len(split.train))
+    planned = describe(config, development_size=len(split.development), train_size=len(split.train))
+    return planned | {"diseases": list(cohort.diseases), "encoder": encoder.name}
+
+
+def plan_text(planned: dict[str, Any]) -> str:
+    """Return the plan for people."""
+    images, queries = planned["images"], planned["queries"]
+    lines = [
+        f"{planned['study']}: {planned['trials']} trials, {planned['workers']} at a time",
+        f"encoder {planned['encoder']}; {images['development']:,} development images, "
+        f"{images['train']:,} of them train the noise; {', '.join(planned['diseases'])}",
+        "objectives: "
+        + ", ".join(f"{goal['direction']} {goal['metric']}" for goal in planned["objectives"]),
+        f"searched: {', '.join(planned['search'])}",
+        f"queries: {queries['low']:,} to {queries['high']:,} images through the encoder",
+        "nothing was run",
+    ]
+    return "\n".join(lines)

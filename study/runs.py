@@ -1,0 +1,241 @@
+"""MLflow as the window of a study: one experiment, one parent run, one nested run a trial.
+
+Every write is idempotent, so it may be repeated after any loss: runs are looked up by tag before
+they are created, and every value has one timestamp that follows from the ledger alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+
+from study.config import StudyConfig
+from study.names import Layout, trial_name
+from study.records import Assignment, Parameters, TrialRecord, TrialState
+from study.spaces import method_of
+from ude_core.figures import noise_map, png_bytes
+from ude_core.results import has_result, load_noise
+from ude_core.storage import atomic_write
+from ude_core.types import Interval, Measured, Progress, Undefined
+
+_METRICS_A_BATCH, _ITEMS_A_BATCH, _TAG_LENGTH = 1000, 100, 5000
+_STUDY_TAG, _TRIAL_TAG, _STATE_TAG = "ude.study", "ude.trial", "ude.state"
+_PARENT = "study"
+_STATUS: Mapping[TrialState, str] = {
+    "complete": "FINISHED",
+    "failed": "FAILED",
+    "pruned": "KILLED",
+    "running": "RUNNING",
+    "waiting": "SCHEDULED",
+}
+_CURVE = ("loss", "attribute_cross_entropy", "noise_l2", "step_size", "queries")
+
+
+def metric_name(name: str) -> str:
+    """Return `name` as MLflow accepts it: letters, digits, and ` _-./:`; others become `_`.
+
+    >>> metric_name("edema/tpr.age≥65")
+    'edema/tpr.age_65'
+    """
+    return re.sub(r"[^A-Za-z0-9_\-. /:]", "_", name)
+
+
+class StudyRuns:
+    """The MLflow runs of one study. Not thread-safe; every call may raise what MLflow raises."""
+
+    def __init__(self, config: StudyConfig, layout: Layout, uri: str | None = None) -> None:
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._config = config
+        self._layout = layout
+        self._embedded = uri is None
+        self._client = MlflowClient(tracking_uri=uri or layout.mlflow_uri)
+        self._experiment = self._ensure_experiment()
+        self._runs: dict[str, str] = {}
+        self._states: dict[str, str] = {}
+        for run in self._search():
+            self._remember(run)
+        self._parent = self._ensure_run(_PARENT, self._parent_tags(), config.study, None)
+
+    def states(self) -> Mapping[int, str]:
+        """Return the ledger state last recorded for each trial that has a run."""
+        return {int(key): state for key, state in self._states.items() if key != _PARENT}
+
+    def begin(self) -> None:
+        """Mark the study as running, and write down what it is."""
+        self._client.update_run(self._parent, status="RUNNING")
+        facts = {
+            "encoder": self._config.encoder.kind,
+            "cohort": self._config.cohort.kind,
+            "sampler": self._config.sampler.name,
+            "seed": self._config.seed,
+            "trials": self._config.budget.trials,
+        }
+        self._client.log_batch(
+            self._parent, tags=[RunTag(f"ude.{key}", str(value)) for key, value in facts.items()]
+        )
+        self._client.log_dict(self._parent, self._config.science(), "config.json")
+
+    def reference(self, metrics: Mapping[str, Measured]) -> None:
+        """Record ERM's metrics on the study's run, as `erm/<metric>`."""
+        named = {f"erm/{name}": measured for name, measured in metrics.items()}
+        self._log_metrics(self._parent, list(_interval_metrics(named, timestamp=0)))
+
+    def started(self, assignment: Assignment) -> None:
+        """Open the run of a trial, or the one it had before it was interrupted."""
+        run = self._trial_run(assignment.number, assignment.params)
+        self._client.update_run(run, status="RUNNING")
+        self._states[trial_name(assignment.number)] = "running"
+
+    def epoch(self, number: int, progress: Progress, started: datetime | None) -> None:
+        """Record one epoch of a trial's curve."""
+        run = self._runs.get(trial_name(number))
+        if run is not None:
+            self._log_metrics(run, list(_curve_metrics([progress], started)))
+
+    def finished(self, record: TrialRecord, curve: Sequence[Progress]) -> None:
+        """Record everything of a finished trial, and close its run."""
+        run = self._trial_run(record.number, record.params)
+        timestamp = _milliseconds(record.ended)
+        metrics = [
+            *_curve_metrics(curve, record.started),
+            *_interval_metrics(record.metrics, timestamp),
+            Metric("queries_spent", record.queries, timestamp, 0),
+        ]
+        undefined = "; ".join(
+            f"{name}: {measured.reason}"
+            for name, measured in record.metrics.items()
+            if isinstance(measured, Undefined)
+        )
+        facts = {"outcome": record.outcome, "reason": record.reason, "undefined": undefined}
+        try:
+            self._log_metrics(run, metrics)
+            if has_result(record.folder):
+                picture = record.folder / "noise.png"
+                atomic_write(picture, png_bytes(noise_map(load_noise(record.folder))))
+                self._client.log_artifact(run, str(picture))
+            tags = [RunTag(f"ude.{k}", v[:_TAG_LENGTH]) for k, v in facts.items() if v]
+            # The state goes last: without it the next launch records this trial again.
+            self._client.log_batch(run, tags=[*tags, RunTag(_STATE_TAG, record.state)])
+            self._states[trial_name(record.number)] = record.state
+        finally:
+            self._client.set_terminated(run, _STATUS[record.state], end_time=timestamp)
+
+    def end(self, *, complete: bool) -> None:
+        """Close the study's run, and those of trials that were interrupted."""
+        for key, state in self._states.items():
+            if key != _PARENT and state == "running":
+                self._client.set_terminated(self._runs[key], "KILLED")
+                self._states[key] = "interrupted"
+        self._client.set_terminated(self._parent, "FINISHED" if complete else "KILLED")
+
+    def _ensure_experiment(self) -> str:
+        name = self._config.name
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            place = self._layout.mlflow_artifacts / name
+            tags = {"mlflow.experimentKind": "custom_model_development", _STUDY_TAG: name}
+            return str(
+                self._client.create_experiment(
+                    name, artifact_location=place.as_uri() if self._embedded else None, tags=tags
+                )
+            )
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _search(self, key: str | None = None) -> Iterator[Run]:
+        query = f"tags.`{_STUDY_TAG}` = '{self._config.name}'"
+        if key is not None:
+            query += f" and tags.`{_TRIAL_TAG}` = '{key}'"
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([self._experiment], query, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _remember(self, run: Run) -> str:
+        key = run.data.tags[_TRIAL_TAG]
+        self._runs[key] = run.info.run_id
+        state = run.data.tags.get(_STATE_TAG)
+        self._states[key] = state or ("running" if run.info.status == "RUNNING" else "interrupted")
+        return str(run.info.run_id)
+
+    def _ensure_run(
+        self, key: str, tags: Mapping[str, str], name: str, start_time: int | None
+    ) -> str:
+        if key in self._runs:
+            return self._runs[key]
+        for run in self._search(key):  # one whose creation was done and its reply lost
+            return self._remember(run)
+        run = self._client.create_run(
+            self._experiment, start_time=start_time, run_name=name, tags=dict(tags)
+        )
+        return self._remember(run)
+
+    def _trial_run(self, number: int, params: Parameters) -> str:
+        key = trial_name(number)
+        known = key in self._runs
+        tags = {_STUDY_TAG: self._config.name, _TRIAL_TAG: key, "mlflow.parentRunId": self._parent}
+        run = self._ensure_run(key, tags, f"trial {key}", None)
+        if not known:
+            method = {**asdict(method_of(self._config, params)), "trial": number}
+            self._log_params(run, method)
+        return run
+
+    def _parent_tags(self) -> dict[str, str]:
+        goals = "".join(f"\n- {goal.direction} `{goal.metric}`" for goal in self._config.objectives)
+        note = f"{self._config.description}\n\nObjectives:{goals}\n\nOne nested run a trial."
+        return {
+            _STUDY_TAG: self._config.name,
+            _TRIAL_TAG: _PARENT,
+            "mlflow.note.content": note.strip(),
+        }
+
+    def _log_params(self, run: str, values: Mapping[str, Any]) -> None:
+        params = [Param(name, str(value)) for name, value in values.items()]
+        for start in range(0, len(params), _ITEMS_A_BATCH):
+            self._client.log_batch(run, params=params[start : start + _ITEMS_A_BATCH])
+
+    def _log_metrics(self, run: str, metrics: Sequence[Metric]) -> None:
+        for start in range(0, len(metrics), _METRICS_A_BATCH):
+            self._client.log_batch(run, metrics=metrics[start : start + _METRICS_A_BATCH])
+
+
+def _interval_metrics(metrics: Mapping[str, Measured], timestamp: int) -> Iterator[Metric]:
+    for name, measured in metrics.items():
+        if isinstance(measured, Interval):
+            plain = metric_name(name)
+            yield Metric(plain, measured.mean, timestamp, 0)
+            yield Metric(f"{plain}.low", measured.low, timestamp, 0)
+            yield Metric(f"{plain}.high", measured.high, timestamp, 0)
+
+
+def _curve_metrics(curve: Sequence[Progress], started: datetime | None) -> Iterator[Metric]:
+    begin = _milliseconds(started)
+    for progress in curve:
+        timestamp = begin + round(1000 * progress.seconds)
+        for name in _CURVE:
+            value = float(getattr(progress, name))
+            if math.isfinite(value):
+                yield Metric(f"epoch/{name}", value, timestamp, progress.epoch)
+
+
+def _milliseconds(when: datetime | None) -> int:
+    return 0 if when is None else round(1000 * when.timestamp())

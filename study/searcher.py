@@ -1,0 +1,105 @@
+"""Ray Tune's searcher over the ledger: trials go out with `ask`, and come back through their folders."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from study.harvest import settle
+from study.lease import Lease
+from study.ledger import Ledger
+from study.observers import Observer
+from study.records import Assignment
+
+
+class LedgerSearcher(Searcher):
+    """Hands out `resumed` trials first, then new ones, `remaining` in all, `concurrency` at once.
+
+    What Tune reports of a trial's end is only the signal to look into its folder.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        lease: Lease,
+        *,
+        resumed: Iterable[Assignment],
+        remaining: int,
+        concurrency: int,
+        observers: Sequence[Observer] = (),
+        stop: threading.Event | None = None,
+    ) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self._lease = lease
+        self._resumed = deque(resumed)
+        self._remaining = remaining
+        self._concurrency = concurrency
+        self._observers = tuple(observers)
+        self._stop = stop or threading.Event()
+        self._live: dict[str, int] = {}
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Tell Tune that this searcher limits itself, so that none of its state is copied."""
+        self._concurrency = max_concurrent
+        return True
+
+    def suggest(  # type: ignore[override]
+        self, trial_id: str
+    ) -> dict[str, Any] | str | None:
+        """Return the next trial as `{number, params, seed}`, None to wait, or FINISHED."""
+        if self._stop.is_set() or not (self._resumed or self._remaining > 0):
+            return str(Searcher.FINISHED)
+        if len(self._live) >= self._concurrency:
+            return None
+        if self._resumed:
+            assignment = self._resumed.popleft()
+        else:
+            self._lease.check()
+            assignment = self._ledger.ask()
+            self._remaining -= 1
+        self._live[trial_id] = assignment.number
+        for observer in self._observers:
+            observer.started(assignment)
+        return {
+            "number": assignment.number,
+            "params": dict(assignment.params),
+            "seed": assignment.seed,
+        }
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass an epoch on to the observers."""
+        number, progress = self._live.get(trial_id), result.get("progress")
+        if number is not None and progress is not None:
+            for observer in self._observers:
+                observer.epoch(number, progress)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Close the trial in the ledger, unless it was only interrupted."""
+        number = self._live.pop(trial_id, None)
+        if number is None:
+            return
+        self._lease.check()
+        record = settle(self._ledger, number, given_up=error)
+        if record is not None:
+            for observer in self._observers:
+                observer.finished(record)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the ledger is the only memory, and no pickle is read on a resume."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Refuse: a study is continued by launching it again."""
+        raise NotImplementedError("launch the study again; Tuner.restore is not used")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its settings to a file that nobody reads
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LedgerSearcher:
+        return self

@@ -1,0 +1,282 @@
+"""The sections of a study's configuration: plain frozen values, checked against their ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from study.ranges import complaint
+from ude_core.cohorts.csv_settings import (
+    Blank,
+    CsvSettings,
+    MissingAttribute,
+    Negatives,
+    Uncertain,
+)
+from ude_core.cohorts.phantom import DISEASES, PhantomConfig
+from ude_core.encoders.phantom_vit import IMAGE_SIZE as PHANTOM_VIT_SIZE
+from ude_core.types import (
+    BasisName,
+    BatchMode,
+    BiasConfig,
+    HeadConfig,
+    MethodConfig,
+    MethodName,
+    ObjectiveName,
+    Perturbation,
+    PixelPipeline,
+    ScoringConfig,
+    SplitConfig,
+)
+
+_PHANTOM = PhantomConfig()
+_METHOD = MethodConfig()
+_BIAS = BiasConfig()
+_SPLIT = SplitConfig()
+_SCORING = ScoringConfig()
+
+Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen section: unknown keys, wrong types and non-finite numbers are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+class PhantomCohort(Section):
+    """Phantom X-rays, made on the spot (`ude_core.cohorts.phantom`)."""
+
+    kind: Literal["phantom"] = "phantom"
+    patients: Count = _PHANTOM.patients
+    images_per_patient: Count = _PHANTOM.images_per_patient
+    image_size: Count = _PHANTOM.image_size
+    seed: Annotated[int, Field(ge=0)] = _PHANTOM.seed
+    female_share: Annotated[float, Field(ge=0, le=1)] = _PHANTOM.female_share
+    prevalence: Annotated[float, Field(ge=0, le=1)] = _PHANTOM.prevalence
+    severity: NotNegative = _PHANTOM.severity
+    marker_adherence: Annotated[float, Field(ge=0, le=1)] = _PHANTOM.marker_adherence
+    marker_contrast: NotNegative = _PHANTOM.marker_contrast
+    breast_shadow: NotNegative = _PHANTOM.breast_shadow
+    film_noise: NotNegative = _PHANTOM.film_noise
+
+    @property
+    def diseases(self) -> tuple[str, ...]:
+        """The diseases of every phantom cohort."""
+        return DISEASES
+
+    def to_engine(self) -> PhantomConfig:
+        """Return the engine's setting."""
+        return PhantomConfig(**self.model_dump(exclude={"kind"}))
+
+
+class CsvCohort(Section):
+    """A CheXpert-style table of images on disk (`ude_core.cohorts.csv_cohort`).
+
+    `root` may be absolute, or relative to the folder of the space file; `${NAME:-otherwise}` takes
+    an environment variable. Image paths and the checkpoint are relative to it.
+    """
+
+    kind: Literal["csv"]
+    root: Annotated[str, Field(min_length=1)]
+    csv: Annotated[str, Field(min_length=1)] = "nih.csv"
+    diseases: Annotated[tuple[Slug, ...], Field(min_length=1, strict=False)]
+    attributes: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("Sex",)
+    age_bands: Annotated[tuple[int, ...], Field(strict=False)] = (60,)
+    missing_attribute: MissingAttribute = "refuse"
+    negatives: Negatives = "no_finding"
+    uncertain: dict[Slug, Uncertain] = Field(default_factory=dict)
+    blank: Blank = "drop"
+    image_size: Annotated[int, Field(ge=8)] = 224
+
+    @model_validator(mode="after")
+    def _settings_hold(self) -> CsvCohort:
+        self.to_engine()
+        return self
+
+    def to_engine(self) -> CsvSettings:
+        """Return the engine's setting. Raises SettingError where choices do not fit together."""
+        return CsvSettings(**self.model_dump(exclude={"kind", "root", "image_size"}))
+
+
+class PhantomVitEncoder(Section):
+    """The small vision transformer that ships with the package."""
+
+    kind: Literal["phantom_vit"] = "phantom_vit"
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images it takes, in pixels."""
+        return PHANTOM_VIT_SIZE
+
+
+class TimmEncoder(Section):
+    """A frozen timm model from a local checkpoint, which may be relative to `cohort.root`.
+
+    Pixels in [0, 1] are normalized as (x - mean) / std, the same for all `channels`.
+    """
+
+    kind: Literal["timm"]
+    model: Annotated[str, Field(min_length=1)]
+    checkpoint: Annotated[str, Field(min_length=1)]
+    image_size: Annotated[int, Field(ge=8)] = 224
+    mean: float = 0.5
+    std: Positive = 0.5
+    channels: Count = 3
+    model_options: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+
+
+class MethodSection(Section):
+    """How a noise is learnt: every parameter that is not searched. Words; the paper's letters."""
+
+    name: MethodName = _METHOD.name
+    regularization: float = _METHOD.regularization  # λ
+    local_iterations: int = _METHOD.local_iterations  # R
+    step_size: float = _METHOD.step_size  # s
+    momentum: float = _METHOD.momentum  # μ
+    samples: int = _METHOD.samples  # C
+    step_decay: float = _METHOD.step_decay  # k
+    batch_size: int = _METHOD.batch_size  # B
+    epochs: int = _METHOD.epochs
+    max_norm: float | None = _METHOD.max_norm  # th
+    batch: BatchMode = _METHOD.batch
+    perturbation: Perturbation = _METHOD.perturbation
+    basis: BasisName = _METHOD.basis
+    basis_size: int = _METHOD.basis_size
+    objective: ObjectiveName = _METHOD.objective
+    carry_state: bool = _METHOD.carry_state
+    learning_rate: float = _METHOD.learning_rate
+    pixels: PixelPipeline = _METHOD.pixels
+
+    @field_validator("*")
+    @classmethod
+    def _in_range(cls, value: Any, info: Any) -> Any:
+        wrong = complaint(info.field_name, value)
+        if wrong:
+            raise ValueError(wrong)
+        return value
+
+    def to_engine(
+        self, parameters: Mapping[str, Any] | None = None, *, queries: int | None = None
+    ) -> MethodConfig:
+        """Return the engine's setting, with `parameters` in place of this section's values."""
+        return MethodConfig(**{**self.model_dump(), **(parameters or {})}, queries=queries)
+
+
+class HeadSection(Section):
+    """How a linear head on cached embeddings is trained."""
+
+    learning_rate: Positive
+    weight_decay: NotNegative = 0.0
+    epochs: Count = 50
+    batch_size: Count = 128
+    init_std: NotNegative = 2e-5
+    standardize: bool = False
+
+    def to_engine(self) -> HeadConfig:
+        """Return the engine's setting."""
+        return HeadConfig(**self.model_dump())
+
+
+def _head(head: HeadConfig) -> HeadSection:
+    return HeadSection(
+        learning_rate=head.learning_rate,
+        weight_decay=head.weight_decay,
+        epochs=head.epochs,
+        batch_size=head.batch_size,
+        init_std=head.init_std,
+        standardize=head.standardize,
+    )
+
+
+class ScoringSection(Section):
+    """How a noise is scored."""
+
+    repeats: Count = _SCORING.repeats
+    bootstrap_draws: Count = _SCORING.bootstrap_draws
+    controls: Annotated[int, Field(ge=0)] = _SCORING.controls
+    disease_head: HeadSection = Field(default_factory=lambda: _head(_SCORING.disease_head))
+    attribute_head: HeadSection = Field(default_factory=lambda: _head(_SCORING.attribute_head))
+
+    def to_engine(self) -> ScoringConfig:
+        """Return the engine's setting."""
+        return ScoringConfig(
+            repeats=self.repeats,
+            bootstrap_draws=self.bootstrap_draws,
+            controls=self.controls,
+            disease_head=self.disease_head.to_engine(),
+            attribute_head=self.attribute_head.to_engine(),
+        )
+
+
+class BiasSection(Section):
+    """How strongly each disease is tied to the attribute in training."""
+
+    gap: Annotated[float, Field(ge=0, le=1)] = _BIAS.gap
+    favoured: Annotated[str, Field(min_length=1)] = _BIAS.favoured
+    train_per_group: Annotated[int, Field(ge=2)] = _BIAS.train_per_group
+    validation_per_cell: Count = _BIAS.validation_per_cell
+    test_per_cell: Count = _BIAS.test_per_cell
+
+    def to_engine(self) -> BiasConfig:
+        """Return the engine's setting."""
+        return BiasConfig(**self.model_dump())
+
+
+class SplitSection(Section):
+    """Shares of patients held for validation and test; the rest train the noise."""
+
+    validation: Share = _SPLIT.validation
+    test: Share = _SPLIT.test
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> SplitSection:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation + test is {self.validation + self.test:g} (expected under 1); "
+                "the rest trains the noise"
+            )
+        return self
+
+    def to_engine(self) -> SplitConfig:
+        """Return the engine's setting."""
+        return SplitConfig(**self.model_dump())
+
+
+class Budget(Section):
+    """What the study may spend: trials, and queries a trial on learning its noise."""
+
+    trials: Count = 20
+    queries_per_trial: Count | None = None
+
+
+class Resources(Section):
+    """What the study may use. The only section, with budget.trials, that a resume may change."""
+
+    workers: Count = 1
+    cpus_per_trial: Count = 1
+    gpus_per_trial: NotNegative = 0.0
+
+
+class Sampler(Section):
+    """Who proposes parameters. `startup_trials` random ones precede TPE's model."""
+
+    name: Literal["tpe", "random", "nsgaii"] = "tpe"
+    startup_trials: Count = 10
+    multivariate: bool = False
+    population: Annotated[int, Field(ge=2)] = 24
+
+
+class Confirm(Section):
+    """How the front's points are confirmed on the test split."""
+
+    repeats: Count = 20
+    controls: Annotated[int, Field(ge=0)] = 20

@@ -1,0 +1,200 @@
+"""The driver of a study: prepare, take the lease, harvest, run what is missing, and say how it ended.
+
+Launching is resuming: `launch` brings a study to its target from wherever it stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from study.config import StudyConfig
+from study.harvest import harvest
+from study.lease import Lease, LeaseLostError
+from study.ledger import Ledger
+from study.materials import load_materials
+from study.names import Layout
+from study.observers import Observer
+from study.progress import ProgressView
+from study.spaces import check_batches
+from study.tracking import Tracker
+from ude_core.errors import UserError
+from ude_core.runtime import prepare_process
+from ude_core.scoring import score_reference
+
+_ROOM_BYTES = 64 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a launch ended. `queries` are images through the encoder, the whole study's."""
+
+    study: str
+    target: int
+    counts: Mapping[str, int]
+    queries: int
+    interrupted: int | None = None  # the signal
+    tracking_problems: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> int:
+        """How many trials have ended, well or not."""
+        return sum(self.counts[state] for state in ("complete", "failed", "pruned"))
+
+    @property
+    def exit_code(self) -> int:
+        """0 done; 3 with failed or missing trials; 128 + signal where it was interrupted."""
+        if self.interrupted is not None:
+            return 128 + self.interrupted
+        return 3 if self.counts["failed"] or self.finished < self.target else 0
+
+
+class _InterruptedError(BaseException):
+    """A signal came while nothing ran that could be stopped gently."""
+
+
+class Interruption:
+    """Turns SIGINT and SIGTERM into a request to stop; the second one of them insists."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.signal: int | None = None
+        self.gentle = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Interruption]:
+        """Listen to signals, which only a process's main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, self._hear)
+        try:
+            yield self
+        except _InterruptedError:
+            pass
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        insisting = self.event.is_set()
+        self.signal = self.signal or number
+        self.event.set()
+        if insisting or not self.gentle:
+            raise _InterruptedError
+
+
+def launch(
+    config: StudyConfig,
+    root: Path | str = "runs",
+    *,
+    address: str | None = None,
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+    quiet: bool = False,
+) -> Outcome:
+    """Run or continue the study of `config` up to its target of trials.
+
+    `address` is a Ray cluster (none: this machine), `storage` a database URL (none: SQLite under
+    `root`), `tracking_uri` an MLflow server (none: SQLite under `root`).
+    Raises UserError for what the user can mend, before any trial: a cohort, a setting, another
+    driver, changed data. Trials that fail do not raise: see `Outcome`.
+    """
+    layout = Layout.at(root)
+    _check_room(layout.root)
+    interruption = Interruption()
+    ledger = Ledger.create_or_open(config, layout.root, storage)
+    tracker = Tracker(ledger, layout, tracking_uri)
+    try:
+        with interruption.listening(), ledger.lease() as lease:
+            ledger.keep_config()
+            _bring_to_target(ledger, lease, layout, interruption, tracker, address, quiet)
+        outcome = Outcome(
+            study=ledger.name,
+            target=config.budget.trials,
+            counts=ledger.counts(),
+            queries=ledger.queries(),
+            interrupted=interruption.signal,
+        )
+        problems = tracker.close(complete=outcome.finished >= outcome.target)
+        return replace(outcome, tracking_problems=problems)
+    finally:
+        tracker.close(complete=False)
+        ledger.close()
+
+
+def _bring_to_target(
+    ledger: Ledger,
+    lease: Lease,
+    layout: Layout,
+    interruption: Interruption,
+    tracker: Tracker,
+    address: str | None,
+    quiet: bool,
+) -> None:
+    harvest(ledger)
+    resumed = ledger.running()
+    remaining = ledger.config.budget.trials - len(resumed) - _finished(ledger)
+    if not resumed and remaining <= 0:
+        tracker.start()
+        return
+    _prepare(ledger, layout)
+    tracker.start()
+    from study.tuning import run_trials  # imports Ray: seconds
+
+    with ProgressView(ledger, quiet=quiet) as view:
+        observers: Sequence[Observer] = (view, tracker)
+        interruption.gentle = True
+        run_trials(
+            ledger,
+            lease,
+            resumed=resumed,
+            remaining=max(0, remaining),
+            observers=observers,
+            stop=interruption.event,
+            address=address,
+        )
+        interruption.gentle = False
+        for record in harvest(ledger):
+            for observer in observers:
+                observer.finished(record)
+    if not lease.held:
+        raise LeaseLostError(f"study {ledger.name!r} was taken over by another driver")
+
+
+def _prepare(ledger: Ledger, layout: Layout) -> None:
+    """Make what all trials share, once, on disk; measure ERM; refuse changed data and weights."""
+    config = ledger.config
+    prepare_process()
+    materials = load_materials(config, layout.cache)
+    check_batches(config, len(materials.assets.split.train))
+    ledger.check_fingerprints(materials.fingerprints)
+    if not ledger.reference:
+        reference = score_reference(materials.cohort, materials.assets)
+        ledger.set_reference(reference, materials.assets.queries)
+
+
+def _finished(ledger: Ledger) -> int:
+    counts = ledger.counts()
+    return counts["complete"] + counts["failed"] + counts["pruned"]
+
+
+def _check_room(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(root).free
+    except OSError as error:
+        raise UserError(f"--root {root}: {error.strerror}; name a folder to write to") from None
+    if free < _ROOM_BYTES:
+        raise UserError(
+            f"--root {root}: {free // 1024**2} MiB are free (expected at least "
+            f"{_ROOM_BYTES // 1024**2}); make room or name another folder"
+        )

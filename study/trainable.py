@@ -1,0 +1,154 @@
+"""What runs inside a worker: one process, one encoder, one trial after another."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from study.config import StudyConfig
+from study.harvest import Attempt, Failure, FencedError, reason_of, write_failure
+from study.materials import Materials, load_materials
+from study.names import Layout
+from study.spaces import method_of
+from ude_core.errors import PermanentEncoderError, UserError
+from ude_core.results import has_result, save_result
+from ude_core.runtime import prepare_process
+from ude_core.trial import CHECKPOINT, PREVIOUS, Trial
+from ude_core.types import Progress
+
+CHECKPOINT_SECONDS = 2.0
+"""How much of a trial a killed worker may have to repeat, beside the iteration it is in."""
+
+STEP_SECONDS = 1.0
+"""How long a worker may be deaf to Tune, beside the iteration it is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOrder:
+    """What every worker of a study is told once."""
+
+    config: str  # StudyConfig as JSON
+    root: str  # absolute
+
+
+class NoiseTrainable(tune.Trainable):
+    """Tune's face of a trial.
+
+    `setup` loads cohort, encoder and assets once a process; each trial then only swaps its
+    parameters. Checkpoints and results go to the trial's own folder, not through Tune: a later
+    launch reads them without Tune, and no pickle is involved.
+    """
+
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], order: WorkerOrder
+    ) -> None:
+        """Load what all trials share."""
+        self._config = StudyConfig.model_validate_json(order.config)
+        prepare_process(self._config.resources.cpus_per_trial)
+        layout = Layout.at(order.root)
+        self._places = layout.study(self._config.name)
+        self._materials: Materials = load_materials(self._config, layout.cache)
+        self._choose(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take another trial into the same process."""
+        self._choose(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Learn for a moment, at most an epoch; when all is learnt, score and write the result."""
+        try:
+            return self._step()
+        except FencedError as error:
+            return {"done": True, "note": str(error)}
+        except (UserError, PermanentEncoderError) as error:
+            write_failure(self._folder, Failure(reason_of(error), permanent=True))
+            return {"done": True, "note": reason_of(error)}
+        except Exception as error:
+            # Tune tries again, a bounded number of times; the word left here outlives this process.
+            write_failure(self._folder, Failure(reason_of(error), permanent=False))
+            raise
+
+    def cleanup(self) -> None:
+        """Keep what was learnt of a trial that is being stopped."""
+        with contextlib.suppress(FencedError):
+            self._checkpoint()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write the trial's state where Tune wants it, for schedulers that pause trials."""
+        if self._trial is not None:
+            self._trial.save(Path(checkpoint_dir))
+
+    def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
+        """Continue from a state that Tune kept."""
+        self._begin().restore(Path(checkpoint))
+
+    def _choose(self, config: dict[str, Any]) -> None:
+        self._number = int(config["number"])
+        self._seed = int(config["seed"])
+        self._params = dict(config["params"])
+        self._folder = self._places.trial(self._number)
+        self._trial: Trial | None = None
+        self._attempt: Attempt | None = None
+        self._saved = 0.0
+
+    def _begin(self) -> Trial:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._attempt = Attempt.begin(self._folder)
+        trial = Trial(
+            method_of(self._config, self._params),
+            self._materials.cohort,
+            self._materials.encoder,
+            self._materials.assets,
+            self._seed,
+        )
+        trial.restore(self._folder)
+        self._trial = trial
+        self._saved = time.monotonic()
+        return trial
+
+    def _step(self) -> dict[str, Any]:
+        if has_result(self._folder):
+            return {"done": True}
+        trial = self._trial or self._begin()
+        if not trial.finished:
+            progress = _advance(trial, STEP_SECONDS)
+            if trial.finished or time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
+                self._checkpoint()
+            return {"done": False, "progress": asdict(progress) if progress else None}
+        result = trial.result()
+        self._check_claim()
+        save_result(result, self._folder)
+        self._trial = None
+        for name in (CHECKPOINT, PREVIOUS):
+            (self._folder / name).unlink(missing_ok=True)
+        return {"done": True}
+
+    def _checkpoint(self) -> None:
+        if self._trial is not None:
+            self._check_claim()
+            self._trial.save(self._folder)
+            self._saved = time.monotonic()
+
+    def _check_claim(self) -> None:
+        if self._attempt is not None:
+            self._attempt.check()
+
+
+def _advance(trial: Trial, seconds: float) -> Progress | None:
+    """Learn to the end of the epoch and return it, or None where `seconds` are over before."""
+    deadline = time.monotonic() + seconds
+    learner = trial.learner
+    while True:
+        learner.step()
+        if learner.finished or learner.iteration % learner.schedule.per_epoch == 0:
+            progress = learner.progress()
+            trial.curve.append(progress)
+            return progress
+        if time.monotonic() >= deadline:
+            return None

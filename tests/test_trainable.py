@@ -1,0 +1,149 @@
+"""What runs in a worker, driven by hand: steps, checkpoints, results, failures. No Ray is started."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_study import QUICK
+
+from study import trainable as trainable_module
+from study.config import StudyConfig, load_space
+from study.harvest import Attempt, read_failure
+from study.ledger import Ledger
+from study.trainable import NoiseTrainable, WorkerOrder
+from ude_core.errors import PermanentEncoderError
+from ude_core.results import has_result, load_noise
+from ude_core.trial import CHECKPOINT, Trial
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+    path = tmp_path_factory.mktemp("space") / "quick.yaml"
+    path.write_text(QUICK, encoding="utf-8")
+    return load_space(path)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def ledger(config: StudyConfig, root: Path) -> Iterator[Ledger]:
+    ledger = Ledger.create_or_open(config, root)
+    yield ledger
+    ledger.close()
+
+
+def handed_out(ledger: Ledger) -> dict[str, Any]:
+    assignment = ledger.ask()
+    return {
+        "number": assignment.number,
+        "params": dict(assignment.params),
+        "seed": assignment.seed,
+    }
+
+
+def worker(config: StudyConfig, root: Path, trial: dict[str, Any]) -> NoiseTrainable:
+    """A worker without its actor."""
+    made = NoiseTrainable.__new__(NoiseTrainable)
+    order = WorkerOrder(config=config.model_dump_json(by_alias=True), root=str(root))
+    made.setup(trial, order)
+    return made
+
+
+def run_to_end(one: NoiseTrainable) -> list[dict[str, Any]]:
+    said = [one.step()]
+    while not said[-1]["done"]:
+        said.append(one.step())
+    return said
+
+
+def test_a_worker_runs_one_trial_after_another(
+    config: StudyConfig, root: Path, ledger: Ledger
+) -> None:
+    first, second = handed_out(ledger), handed_out(ledger)
+    one = worker(config, root, first)
+    said = run_to_end(one)
+    epochs = [step["progress"]["epoch"] for step in said if step.get("progress")]
+    assert epochs == list(range(1, len(epochs) + 1))
+    folder = ledger.places.trial(first["number"])
+    assert has_result(folder)
+    assert not (folder / CHECKPOINT).exists()
+    assert one.reset_config(second)
+    run_to_end(one)
+    assert has_result(ledger.places.trial(second["number"]))
+
+
+def test_a_trial_with_a_result_is_not_run_again(
+    config: StudyConfig, root: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = handed_out(ledger)
+    run_to_end(worker(config, root, trial))
+    monkeypatch.setattr(Trial, "result", lambda _: pytest.fail("scored again"))
+    assert run_to_end(worker(config, root, trial)) == [{"done": True}]
+
+
+def test_a_stopped_trial_continues_to_the_same_noise(
+    config: StudyConfig, root: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainable_module, "STEP_SECONDS", 0.0)
+    trial = handed_out(ledger)
+    folder = ledger.places.trial(trial["number"])
+    run_to_end(worker(config, root, trial))
+    straight = load_noise(folder)
+    for left in folder.iterdir():
+        left.unlink()
+
+    stopped = worker(config, root, trial)
+    for _ in range(3):
+        stopped.step()
+    stopped.cleanup()
+    assert (folder / CHECKPOINT).exists()
+    run_to_end(worker(config, root, trial))
+    assert load_noise(folder).equal(straight)
+
+
+def test_an_attempt_that_was_superseded_writes_nothing(
+    config: StudyConfig, root: Path, ledger: Ledger
+) -> None:
+    trial = handed_out(ledger)
+    folder = ledger.places.trial(trial["number"])
+    asleep = worker(config, root, trial)
+    asleep.step()
+    Attempt.begin(folder)
+    said = run_to_end(asleep)
+    assert "in other hands" in said[-1]["note"]
+    asleep.cleanup()
+    assert not has_result(folder)
+    assert not (folder / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "permanent"),
+    [(PermanentEncoderError("401"), True), (OSError("the disk"), False), (MemoryError(), False)],
+)
+def test_a_failure_leaves_word_and_says_whether_to_try_again(
+    config: StudyConfig,
+    root: Path,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    permanent: bool,
+) -> None:
+    def broken(_: Trial) -> None:
+        raise error
+
+    monkeypatch.setattr(Trial, "result", broken)
+    trial = handed_out(ledger)
+    one = worker(config, root, trial)
+    if permanent:
+        assert run_to_end(one)[-1]["done"]
+    else:
+        with pytest.raises(type(error)):
+            run_to_end(one)
+    failure = read_failure(ledger.places.trial(trial["number"]))
+    assert failure is not None
+    assert failure.permanent is permanent
+    assert failure.reason.startswith(type(error).__name__)
