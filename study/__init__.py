@@ -6,3 +6,21 @@ Reading order, the way a study flows: `config` (with `documents`, `sections`, `s
 `tracking` and `runs` (MLflow) and `progress` (the terminal) → `pareto` → `confirm` → `export`.
 `names` builds every name and path; `api` is the way in from Python, `cli` from a shell.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from study.api import Study, launch, load_space
+
+__all__ = ["Study", "launch", "load_space"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the Python API when it is asked for: the command line starts without it."""
+    if name in __all__:
+        from study import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

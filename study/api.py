@@ -1,10 +1,11 @@
 """The Python face of the service: `launch` runs or continues a study, `Study.open` reads one.
 
-from study.api import Study, launch, load_space
+from study import Study, launch, load_space
 
 launch(load_space("demo"), root="runs")
 study = Study.open("demo", root="runs")
 study.front("edema")
+study.export("edema", "bundle")
 """
 
 from __future__ import annotations
@@ -94,6 +95,16 @@ class Study:
                 for point in front_of(self, disease).points
             ]
         )
+
+    def export(self, disease: str, folder: Path | str, *, policy: str = "knee") -> Path:
+        """Write the bundle of the noise that `policy` picks for `disease`; return its folder.
+
+        Policies: knee, min-gap, max-accuracy, accuracy-drop=P, trial=N. Raises UserError where no
+        point fits, BundleError where `folder` holds other files.
+        """
+        from study.export import export, parse_policy
+
+        return export(self, disease, parse_policy(policy), Path(folder)).folder
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:

@@ -7,7 +7,6 @@ changes: a trial that a dead driver left running is handed out again, with its p
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,25 +26,18 @@ from study.records import (
     metrics_from_json,
     metrics_to_json,
 )
-from study.records import TrialState as State
 from study.samplers import make_sampler
 from study.spaces import distributions
+from study.verdicts import RESULT, STATES, judge, record_of
 from ude_core.errors import FingerprintError, SettingError, UserError
 from ude_core.seeding import derive_seed
-from ude_core.types import Interval, Measured, TrialResult, Undefined
+from ude_core.types import Measured, TrialResult
 
 __all__ = ["Ledger", "LedgerUnavailableError", "TrialRecord"]
 
 SCHEMA_VERSION = 1
 _SCHEMA, _CONFIG, _FINGERPRINTS = "ude.schema_version", "ude.config", "ude.fingerprints"
-_REFERENCE, _PREPARATION, _RESULT = "ude.reference", "ude.preparation_queries", "ude.result"
-_STATES: Mapping[TrialState, State] = {
-    TrialState.WAITING: "waiting",
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "complete",
-    TrialState.FAIL: "failed",
-    TrialState.PRUNED: "pruned",
-}
+_REFERENCE, _PREPARATION = "ude.reference", "ude.preparation_queries"
 
 
 class Ledger:
@@ -180,7 +172,7 @@ class Ledger:
         """Return how many trials are complete, failed, running, waiting and pruned."""
         counts = dict.fromkeys(("complete", "failed", "running", "waiting", "pruned"), 0)
         for trial in patiently(lambda: self._study.get_trials(deepcopy=False)):
-            counts[_STATES[trial.state]] += 1
+            counts[STATES[trial.state]] += 1
         return counts
 
     def queries(self) -> int:
@@ -236,26 +228,10 @@ class Ledger:
 
     def tell(self, number: int, result: TrialResult) -> TrialRecord:
         """Close a trial with its result: complete, or failed where an objective has no value."""
-        metrics = {name: _finite(measured) for name, measured in result.metrics.items()}
-        values: list[float] = []
-        problems = []
-        for objective in self.config.objectives:
-            match metrics.get(objective.metric, Undefined("the trial did not measure it")):
-                case Interval(mean=mean):
-                    values.append(mean)
-                case Undefined(reason=reason):
-                    problems.append(f"{objective.metric}: {reason}")
-        if result.outcome == "diverged":
-            problems.insert(0, f"diverged: {result.note}")
-        content = {
-            "metrics": metrics_to_json(metrics),
-            "queries": result.queries.total,
-            "outcome": result.outcome,
-            "reason": "; ".join(problems) or result.note,
-        }
-        if problems:
-            return self._close(number, content, state=TrialState.FAIL)
-        return self._close(number, content, values=values)
+        verdict = judge(result, [objective.metric for objective in self.config.objectives])
+        if verdict.values is None:
+            return self._close(number, verdict.content, state=TrialState.FAIL)
+        return self._close(number, verdict.content, values=verdict.values)
 
     def fail(self, number: int, reason: str, *, queries: int = 0) -> TrialRecord:
         """Close a trial as failed, with its reason."""
@@ -283,7 +259,7 @@ class Ledger:
         if not before.state.is_finished():
             # The result goes first: a driver killed in between finds the trial running, and the
             # result again in the trial's folder.
-            patiently(lambda: self._storage.set_trial_user_attr(trial_id, _RESULT, dict(content)))
+            patiently(lambda: self._storage.set_trial_user_attr(trial_id, RESULT, dict(content)))
             patiently(lambda: self._study.tell(number, values, state=state, skip_if_finished=True))
         return self.trial(number)
 
@@ -294,20 +270,7 @@ class Ledger:
         known = self._known.get(trial.number)
         if known is not None:
             return known
-        content = trial.user_attrs.get(_RESULT) or {}
-        record = TrialRecord(
-            number=trial.number,
-            state=_STATES[trial.state],
-            params=dict(trial.params or trial.system_attrs.get("fixed_params") or {}),
-            seed=self.seed_of(trial.number),
-            metrics=metrics_from_json(content.get("metrics") or {}),
-            queries=int(content.get("queries") or 0),
-            reason=str(content.get("reason") or ""),
-            folder=self.places.trial(trial.number),
-            started=trial.datetime_start,
-            ended=trial.datetime_complete,
-            outcome=str(content.get("outcome") or ""),
-        )
+        record = record_of(trial, self.seed_of(trial.number), self.places.trial(trial.number))
         if trial.state.is_finished():
             self._known[trial.number] = record
         return record
@@ -342,11 +305,3 @@ def _refuse_changes(stored: StudyConfig, wanted: StudyConfig) -> None:
 
 def _json(config: StudyConfig) -> Any:
     return json.loads(config.model_dump_json(by_alias=True))
-
-
-def _finite(measured: Measured) -> Measured:
-    if isinstance(measured, Interval) and not all(
-        math.isfinite(value) for value in (measured.mean, measured.low, measured.high)
-    ):
-        return Undefined(f"not finite: {measured.mean} [{measured.low}, {measured.high}]")
-    return measured

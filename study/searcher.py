@@ -14,6 +14,7 @@ from study.lease import Lease
 from study.ledger import Ledger
 from study.observers import Observer
 from study.records import Assignment
+from study.room import has_room
 
 
 class LedgerSearcher(Searcher):
@@ -52,6 +53,8 @@ class LedgerSearcher(Searcher):
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
         """Return the next trial as `{number, params, seed}`, None to wait, or FINISHED."""
+        if not has_room(self._ledger.places.folder):
+            self._stop.set()
         if self._stop.is_set() or not (self._resumed or self._remaining > 0):
             return str(Searcher.FINISHED)
         if len(self._live) >= self._concurrency:
@@ -86,7 +89,9 @@ class LedgerSearcher(Searcher):
         if number is None:
             return
         self._lease.check()
-        record = settle(self._ledger, number, given_up=error)
+        # Without room on the disk every trial would fail: they stay open for a later launch.
+        given_up = error and has_room(self._ledger.places.folder)
+        record = settle(self._ledger, number, given_up=given_up)
         if record is not None:
             for observer in self._observers:
                 observer.finished(record)

@@ -6,7 +6,6 @@ Launching is resuming: `launch` brings a study to its target from wherever it st
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from study.config import StudyConfig
+from study.environment import prepare_ray
 from study.harvest import harvest
 from study.lease import Lease, LeaseLostError
 from study.ledger import Ledger
@@ -22,13 +22,11 @@ from study.materials import load_materials
 from study.names import Layout
 from study.observers import Observer
 from study.progress import ProgressView
+from study.room import check_room
 from study.spaces import check_batches
 from study.tracking import Tracker
-from ude_core.errors import UserError
 from ude_core.runtime import prepare_process
 from ude_core.scoring import score_reference
-
-_ROOM_BYTES = 64 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,7 @@ def launch(
     driver, changed data. Trials that fail do not raise: see `Outcome`.
     """
     layout = Layout.at(root)
-    _check_room(layout.root)
+    check_room(layout.root)
     interruption = Interruption()
     ledger = Ledger.create_or_open(config, layout.root, storage)
     tracker = Tracker(ledger, layout, tracking_uri)
@@ -148,6 +146,7 @@ def _bring_to_target(
         return
     _prepare(ledger, layout)
     tracker.start()
+    prepare_ray()
     from study.tuning import run_trials  # imports Ray: seconds
 
     with ProgressView(ledger, quiet=quiet) as view:
@@ -166,6 +165,7 @@ def _bring_to_target(
         for record in harvest(ledger):
             for observer in observers:
                 observer.finished(record)
+    check_room(layout.root)
     if not lease.held:
         raise LeaseLostError(f"study {ledger.name!r} was taken over by another driver")
 
@@ -185,16 +185,3 @@ def _prepare(ledger: Ledger, layout: Layout) -> None:
 def _finished(ledger: Ledger) -> int:
     counts = ledger.counts()
     return counts["complete"] + counts["failed"] + counts["pruned"]
-
-
-def _check_room(root: Path) -> None:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(root).free
-    except OSError as error:
-        raise UserError(f"--root {root}: {error.strerror}; name a folder to write to") from None
-    if free < _ROOM_BYTES:
-        raise UserError(
-            f"--root {root}: {free // 1024**2} MiB are free (expected at least "
-            f"{_ROOM_BYTES // 1024**2}); make room or name another folder"
-        )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from study.environment import prepare_mlflow
 from study.harvest import curve_of, reason_of
 from study.ledger import Ledger
 from study.names import Layout
@@ -135,6 +136,7 @@ class Tracker:
 
     def _connected(self) -> StudyRuns:
         if self._runs is None:
+            prepare_mlflow()
             from study.runs import StudyRuns  # imports MLflow: seconds
 
             self._runs = StudyRuns(self._config, self._layout, self._uri)

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import logging
 import math
-import os
 import shutil
 import signal
 import threading
@@ -14,32 +13,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psutil
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.stopper import Stopper
 
 from study.lease import Lease
 from study.ledger import Ledger
 from study.names import trial_name
 from study.observers import Observer
 from study.records import Assignment
+from study.searcher import LedgerSearcher
 from study.sections import Resources
-
-for _name, _value in {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}.items():
-    os.environ.setdefault(_name, _value)  # Ray reads them when it is imported
-
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-from ray.tune.experiment import Trial as TuneTrial  # noqa: E402
-from ray.tune.stopper import Stopper  # noqa: E402
-
-from study.searcher import LedgerSearcher  # noqa: E402
-from study.trainable import NoiseTrainable, WorkerOrder  # noqa: E402
+from study.trainable import NoiseTrainable, WorkerOrder
 
 _RETRIES = 3
 _OBJECT_STORE_BYTES = 128 * 1024**2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from importlib import resources
 
 import numpy as np
@@ -19,6 +20,14 @@ from ude_core.encoders.pretrain_phantom_vit import pretrain, save_weights
 from ude_core.errors import PermanentEncoderError, SettingError
 
 CONFIG = PhantomConfig(patients=400, seed=3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +194,8 @@ def test_wrong_images_and_weights_are_refused(encoder: PhantomVit) -> None:
 def test_pretraining_repeats_itself(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("weights")
     for name in ("first", "second"):
-        save_weights(pretrain(seed=1, films=256, epochs=1), folder / name)
+        save_weights(pretrain(seed=1, films=128, epochs=1), folder / name)
     assert (folder / "first").read_bytes() == (folder / "second").read_bytes()
     weights = load((folder / "first").read_bytes())
     assert weights.keys() == VisionTransformer().state_dict().keys()
-    assert PhantomVit(weights).embedding_dim == 96
+    assert PhantomVit(weights).embedding_dim == 4 * 96

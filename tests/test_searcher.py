@@ -9,6 +9,7 @@ import pytest
 from ray.tune.search import Searcher
 from small_study import EPOCH, RESULT, SPACE
 
+from study import room
 from study.config import load_space
 from study.harvest import (
     Attempt,
@@ -23,6 +24,7 @@ from study.lease import LeaseLostError
 from study.ledger import Ledger
 from study.records import Assignment, TrialRecord
 from study.searcher import LedgerSearcher
+from ude_core.errors import UserError
 from ude_core.results import save_result
 
 
@@ -151,6 +153,19 @@ def test_nothing_goes_out_after_a_stop(ledger: Ledger) -> None:
     stop.set()
     assert search.suggest("a") == Searcher.FINISHED
     assert ledger.trials() == []
+
+
+def test_a_full_disk_stops_the_study_and_fails_no_trial(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = searcher(ledger)
+    search.suggest("a")
+    monkeypatch.setattr(room, "ROOM_BYTES", 2**70)
+    search.on_trial_complete("a", error=True)
+    assert ledger.trial(0).state == "running"
+    assert search.suggest("b") == Searcher.FINISHED
+    with pytest.raises(UserError, match="make room"):
+        room.check_room(ledger.places.folder)
 
 
 def test_a_driver_without_its_lease_writes_nothing(ledger: Ledger) -> None:

@@ -19,7 +19,6 @@ from study.config import load_space
 from study.ledger import Ledger
 from study.records import TrialRecord
 from study.sweep import Outcome
-from ude_core.results import load_noise
 
 DRIVER = """\
 import json, sys
@@ -32,8 +31,8 @@ if __name__ == "__main__":
                       "problems": outcome.tracking_problems, "finished": outcome.finished}))
     sys.exit(outcome.exit_code)
 """
-SLOW = "budget.queries_per_trial=40000"
-SECONDS = 240
+LONG = "budget.queries_per_trial=12000"
+SECONDS = 300
 
 
 class Drivers:
@@ -162,12 +161,10 @@ def test_a_sweep_reaches_its_target_and_launching_again_continues(drivers: Drive
 
 
 @pytest.mark.slow
-def test_a_killed_driver_loses_nothing_and_repeats_nothing(
-    drivers: Drivers, tmp_path: Path
-) -> None:
-    driver = drivers.start(SLOW, "budget.trials=2")
+def test_a_killed_driver_loses_nothing_and_repeats_nothing(drivers: Drivers) -> None:
+    driver = drivers.start(LONG, "budget.trials=2")
     drivers.wait_for_checkpoint()
-    second = drivers.start(SLOW, "budget.trials=2")
+    second = drivers.start(LONG, "budget.trials=2")
     drivers.finish(second, status=1)
     assert "StudyBusyError" in drivers.log.read_text(encoding="utf-8")
     driver.kill()
@@ -175,7 +172,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(
     before = {record.number: (record.params, record.seed) for record in drivers.trials()}
     assert before
 
-    drivers.run(SLOW, "budget.trials=2")
+    drivers.run(LONG, "budget.trials=2")
     records = drivers.trials()
     assert len(records) == 2
     for record in records:
@@ -184,20 +181,13 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(
             assert (record.params, record.seed) == before[record.number]
     drivers.check_agreement()
 
-    (tmp_path / "steady").mkdir()
-    steady = Drivers(tmp_path / "steady")
-    steady.run(SLOW, "budget.trials=2", "resources.workers=2")
-    for record, undisturbed in zip(records, steady.trials(), strict=True):
-        assert load_noise(record.folder).equal(load_noise(undisturbed.folder))
-        assert record.queries == undisturbed.queries
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_driver_keeps_its_trials_state(
     drivers: Drivers, number: signal.Signals, status: int
 ) -> None:
-    driver = drivers.start(SLOW, "budget.trials=2")
+    driver = drivers.start(LONG, "budget.trials=2")
     drivers.wait_for_checkpoint()
     driver.send_signal(number)
     drivers.finish(driver, status=status)
@@ -207,14 +197,14 @@ def test_a_stopped_driver_keeps_its_trials_state(
     with contextlib.closing(sqlite3.connect(drivers.root / "mlflow.db")) as database:
         states = database.execute("select distinct status from runs").fetchall()
     assert ("RUNNING",) not in states
-    drivers.run(SLOW, "budget.trials=2")
+    drivers.run(LONG, "budget.trials=2")
     assert [record.state for record in drivers.trials()] == ["complete", "complete"]
     drivers.check_agreement()
 
 
 @pytest.mark.slow
 def test_a_killed_worker_is_retried_from_its_checkpoint(drivers: Drivers) -> None:
-    driver = drivers.start(SLOW, "budget.trials=2")
+    driver = drivers.start(LONG, "budget.trials=2")
     drivers.wait_for_checkpoint()
     workers = [
         child

@@ -15,15 +15,17 @@ from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
 from ude_core.metrics.disparity import evaluate
 from ude_core.scoring import (
+    Logits,
     Metrics,
     against_controls,
     control_noises,
     disease_logits,
     exactly,
     score_logits,
+    score_points,
 )
 from ude_core.seeding import derive_seed, numpy_generator
-from ude_core.types import Interval, MethodConfig, Noise, Undefined
+from ude_core.types import Interval, MethodConfig, Noise, PixelPipeline, Undefined
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +75,31 @@ def confirm_noises(
     images = cohort.images[rows]
     spent = 0
 
-    def measure(noise: Noise | None, method: MethodConfig | None) -> tuple[Metrics, Logits]:
+    def logits_of(noise: Noise | None, pipeline: PixelPipeline) -> Logits:
         nonlocal spent
         spent += len(rows)
-        pipeline = method.pixels if method is not None else "paper"
         embeddings = embed_images(encoder, images, noise, pipeline)
-        head, resamples = assets.scoring.disease_head, assets.scoring.bootstrap_draws
-        logits = disease_logits(embeddings, rows, cohort, draws, head=head, seed=seed)
-        return score_logits(logits, rows, cohort, bootstrap_draws=resamples, seed=seed), logits
+        return disease_logits(
+            embeddings, rows, cohort, draws, head=assets.scoring.disease_head, seed=seed
+        )
 
-    erm, erm_logits = measure(None, None)
+    def with_intervals(logits: Logits) -> Metrics:
+        resamples = assets.scoring.bootstrap_draws
+        return score_logits(logits, rows, cohort, bootstrap_draws=resamples, seed=seed)
+
+    erm_logits = logits_of(None, "paper")
+    erm = with_intervals(erm_logits)
     learnt: dict[int, Metrics] = {}
     random: dict[int, Metrics] = {}
     for key, noise in noises.items():
         method = methods[key]
-        metrics, logits = measure(noise, method)
+        logits = logits_of(noise, method.pixels)
+        metrics = with_intervals(logits)
         own = derive_seed(seed, "controls", key)
-        others = [measure(draw, method)[0] for draw in control_noises(noise, method, controls, own)]
+        others = [
+            score_points(logits_of(control, method.pixels), rows, cohort)
+            for control in control_noises(noise, method, controls, own)
+        ]
         metrics |= against_controls(metrics, others, cohort.diseases)
         for disease in cohort.diseases:
             better = _share_better(logits[disease], erm_logits[disease], disease, rows, cohort)
@@ -110,17 +120,21 @@ def _share_better(
     """Return the share, in percent, of draws whose eo_gap is under ERM's on the same draw."""
     better = 0
     for mine, reference in zip(ours, erm, strict=True):
-        used = ~np.isnan(mine)
-        labels, attribute = cohort.labels[disease][rows][used], cohort.attribute[rows][used]
-        gaps = [
-            evaluate(labels, attribute, cohort.groups, scores[used])["eo_gap"]
-            for scores in (mine, reference)
-        ]
-        for gap in gaps:
-            if isinstance(gap, Undefined):
-                return gap
-        better += gaps[0] < gaps[1]
+        learnt, baseline = (_eo_gap(scores, disease, rows, cohort) for scores in (mine, reference))
+        if isinstance(learnt, Undefined):
+            return learnt
+        if isinstance(baseline, Undefined):
+            return baseline
+        better += learnt < baseline
     return exactly(100.0 * better / len(ours))
+
+
+def _eo_gap(
+    scores: Float[np.ndarray, " images"], disease: str, rows: Indices, cohort: Cohort
+) -> float | Undefined:
+    used = ~np.isnan(scores)
+    labels, attribute = cohort.labels[disease][rows][used], cohort.attribute[rows][used]
+    return evaluate(labels, attribute, cohort.groups, scores[used])["eo_gap"]
 
 
 def _used_rows(draws: Mapping[str, Sequence[Draw]]) -> Indices:

@@ -109,7 +109,9 @@ class LocalEvaluator:
         return Gradient(float(loss.detach()), float(cross_entropy), gradient)
 
     def _encode(self, pixels: torch.Tensor) -> Embeddings:
-        return torch.cat([self.encoder.encode(part).cpu() for part in pixels.split(self.max_batch)])
+        return torch.cat(
+            [self.encoder.encode(part).cpu() for part in torch.split(pixels, self.max_batch)]
+        )
 
 
 @torch.inference_mode()

@@ -134,9 +134,9 @@ def _minibatches(
         present[head, : len(row)] = 1.0
     return list(
         zip(
-            row_table.split(batch_size, dim=1),
-            target_table.split(batch_size, dim=1),
-            present.split(batch_size, dim=1),
+            torch.split(row_table, batch_size, dim=1),
+            torch.split(target_table, batch_size, dim=1),
+            torch.split(present, batch_size, dim=1),
             strict=True,
         )
     )

@@ -217,7 +217,7 @@ class NoiseLearner:
 
     def load_state_dict(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned for the same method, images and seed."""
-        values = {
+        values: dict[str, Any] = {
             field.name: tensors.get(f"state.{field.name}", scalars.get(f"state.{field.name}"))
             for field in fields(self._state)
         }

@@ -59,7 +59,8 @@ def apply_noise(pixels: Pixels, noise: Tensor, pipeline: PixelPipeline) -> Pixel
 
 def noise_l2(noises: Tensor) -> Float[Tensor, "*batch"]:
     """Return ‖ε‖₂ over the last three axes (1, height, width); its gradient at ε = 0 is 0."""
-    return torch.linalg.vector_norm(noises, dim=(-3, -2, -1))
+    norms: Tensor = torch.linalg.vector_norm(noises, dim=(-3, -2, -1))
+    return norms
 
 
 def project(noise: Noise, max_norm: float | None) -> Noise:

@@ -17,6 +17,7 @@ from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
 from ude_core.heads import HeadTask, fit_probe, train_heads
 from ude_core.metrics.bootstrap import score
+from ude_core.metrics.disparity import evaluate
 from ude_core.metrics.rates import aurocs
 from ude_core.noise import apply_noise, make_basis, noise_l2, psnr_db, random_noise, to_pixels
 from ude_core.objective import attribute_cross_entropy
@@ -35,6 +36,8 @@ COMPARED = ("eo_gap", "selection_rate_symmetric_gap", "accuracy")
 FIDELITY_SAMPLE = 256
 
 Metrics = dict[str, Measured]
+Logits = Mapping[str, Float[np.ndarray, "repeats images"]]
+"""For each disease the logits of every repeat; NaN where an image was not evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def disease_logits(
     *,
     head: HeadConfig,
     seed: int,
-) -> dict[str, Float[np.ndarray, "repeats images"]]:
+) -> Logits:
     """Train every head of every draw and return its logits, NaN outside the draw's evaluation.
 
     `embeddings` are those of the cohort's images `rows` (sorted). Heads take their seeds from
@@ -79,7 +82,7 @@ def disease_logits(
 
 
 def score_logits(
-    logits: Mapping[str, Float[np.ndarray, "repeats images"]],
+    logits: Logits,
     rows: Int[np.ndarray, " images"],
     cohort: Cohort,
     *,
@@ -99,6 +102,24 @@ def score_logits(
             rng=numpy_generator(seed, "bootstrap", disease),
         )
         metrics |= {f"{disease}/{name}": value for name, value in measured.items()}
+    return metrics | {name: mean_over_diseases(metrics, name, logits) for name in COMPARED}
+
+
+def score_points(
+    logits: Logits,
+    rows: Int[np.ndarray, " images"],
+    cohort: Cohort,
+) -> Metrics:
+    """Return what `score_logits` does, the means alone: for controls, whose intervals nobody reads."""
+    metrics: Metrics = {}
+    for disease, values in logits.items():
+        tables = []
+        for scores in values:
+            used = ~np.isnan(scores)
+            labels, attribute = cohort.labels[disease][rows][used], cohort.attribute[rows][used]
+            tables.append(evaluate(labels, attribute, cohort.groups, scores[used]))
+        for name in tables[0]:
+            metrics[f"{disease}/{name}"] = _mean([table[name] for table in tables])
     return metrics | {name: mean_over_diseases(metrics, name, logits) for name in COMPARED}
 
 
@@ -145,7 +166,7 @@ def score_noise(
     controls = []
     for draw in control_noises(noise, method, assets.scoring.controls, seed):
         control = embed_images(encoder, images, draw, method.pixels)
-        controls.append(_development_metrics(control, cohort, assets))
+        controls.append(score_points(_development_logits(control, cohort, assets), rows, cohort))
     metrics |= against_controls(metrics, controls, cohort.diseases)
     return Scored(metrics, len(rows) * (1 + len(controls)))
 
@@ -251,22 +272,31 @@ def _difference(
 
 
 def _development_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAssets) -> Metrics:
-    rows = assets.development
-    logits = disease_logits(
+    return score_logits(
+        _development_logits(embeddings, cohort, assets),
+        assets.development,
+        cohort,
+        bootstrap_draws=assets.scoring.bootstrap_draws,
+        seed=assets.seed,
+    )
+
+
+def _development_logits(embeddings: Embeddings, cohort: Cohort, assets: StudyAssets) -> Logits:
+    return disease_logits(
         embeddings,
-        rows,
+        assets.development,
         cohort,
         assets.draws,
         head=assets.scoring.disease_head,
         seed=assets.seed,
     )
-    return score_logits(
-        logits,
-        rows,
-        cohort,
-        bootstrap_draws=assets.scoring.bootstrap_draws,
-        seed=assets.seed,
-    )
+
+
+def _mean(values: Sequence[float | Undefined]) -> Measured:
+    undefined = next((value for value in values if isinstance(value, Undefined)), None)
+    if undefined is not None:
+        return undefined
+    return exactly(math.fsum(v for v in values if isinstance(v, float)) / len(values))
 
 
 def _finite(value: float, reason: str) -> Measured:

@@ -4,8 +4,9 @@ Run: python -m ude_core.encoders.pretrain_phantom_vit --out phantom_vit.safetens
 
 Half of the patches are hidden; the loss is the squared error on the hidden ones, in normalized
 pixels. Unlike in He et al., the decoder sees only the mean visible token of each quadrant: those
-means become the embedding, so they have to carry what the film shows. Labels and sex are never read, and the pre-training patients come from a seed
-stream of their own. The same seed and thread count give the same weights on one machine.
+means become the embedding, so they have to carry what the film shows. Labels and sex are never
+read, and the pre-training patients come from a seed stream of their own. The same seed and thread
+count give the same weights on one machine.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ BATCH = 128
 LEARNING_RATE = 1.5e-3
 WEIGHT_DECAY = 0.05
 WARM_UP = 0.05  # share of the steps
+MARKER_CONTRAST = 0.5  # twice a cohort's: a foundation model has seen bolder markers than these
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,7 @@ def pretrain(*, seed: int, films: int, epochs: int) -> VisionTransformer:
         images_per_patient=1,
         image_size=IMAGE_SIZE,
         seed=derive_seed(seed, "phantom pre-training"),
+        marker_contrast=MARKER_CONTRAST,
     )
     images = torch.from_numpy(make_phantoms(config).images)
     generator = torch_generator(seed, "phantom pre-training")
@@ -169,7 +172,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--films", type=int, default=10240)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -42,16 +42,17 @@ class TimmEncoder:
             raise SettingError(
                 f"encoder.model is '{model}' (expected a timm model); near it: {', '.join(near)}"
             )
-        self._network = timm.create_model(model, num_classes=0, in_chans=channels, **options)
+        self._network: nn.Module = timm.create_model(
+            model, num_classes=0, in_chans=channels, **options
+        )
         _load_strict(self._network, read_checkpoint(checkpoint), checkpoint)
         self.device = torch.device(device)
-        self._network.eval().requires_grad_(False).to(
-            device=self.device, memory_format=torch.channels_last
-        )
+        self._network.eval().requires_grad_(False).to(self.device)
+        self._network.to(memory_format=torch.channels_last)
         self.name = model
         self.image_size = image_size
         self._mean, self._std, self._channels = mean, std, channels
-        self.embedding_dim = int(self._network.num_features)
+        self.embedding_dim = int(self._network.num_features)  # type: ignore[arg-type]
         self.fingerprint = digest(
             "timm", model, options, sha256_file(checkpoint), image_size, mean, std, channels
         )

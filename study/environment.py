@@ -1,0 +1,39 @@
+"""Settings that Ray and MLflow read from the environment when they are imported.
+
+What the user has set himself is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+
+_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+}
+_MLFLOW = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+
+def prepare_ray() -> None:
+    """Have Ray send nothing out, write no logs of its own, and leave signals to us."""
+    _set(_RAY)
+
+
+def prepare_mlflow() -> None:
+    """Have MLflow send nothing out, read no pickles, and give up on a silent server soon."""
+    _set(_MLFLOW)
+
+
+def _set(values: dict[str, str]) -> None:
+    for name, value in values.items():
+        os.environ.setdefault(name, value)
