@@ -53,7 +53,7 @@ class Drivers:
             "MLFLOW_TRACKING_URI": "",
             "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
         }
-        self.started: list[psutil.Process] = []
+        self.started: list[subprocess.Popen[str]] = []
 
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(self.script), str(self.space), str(self.root), *overrides]
@@ -61,7 +61,7 @@ class Drivers:
             driver = subprocess.Popen(
                 command, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True
             )
-        self.started.append(psutil.Process(driver.pid))
+        self.started.append(driver)
         return driver
 
     def finish(self, driver: subprocess.Popen[str], status: int = 0) -> dict[str, object]:
@@ -112,10 +112,13 @@ class Drivers:
 def drivers(tmp_path: Path) -> Iterator[Drivers]:
     made = Drivers(tmp_path)
     yield made
-    for process in made.started:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in [*process.children(recursive=True), process]:
-                child.kill()
+    for driver in made.started:
+        if driver.poll() is None:
+            for child in psutil.Process(driver.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            driver.kill()
+            driver.communicate()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(drivers: Drivers) -> 
     drivers.finish(second, status=1)
     assert "StudyBusyError" in drivers.log.read_text(encoding="utf-8")
     driver.kill()
-    driver.wait()
+    driver.communicate()
     before = {record.number: (record.params, record.seed) for record in drivers.trials()}
     assert before
 
@@ -209,7 +212,7 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(drivers: Drivers) -> Non
     workers = [
         child
         for child in psutil.Process(driver.pid).children(recursive=True)
-        if any("NoiseTrainable" in part for part in child.cmdline())
+        if any("Trainable" in part for part in child.cmdline())
     ]
     assert workers
     workers[0].kill()

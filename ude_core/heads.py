@@ -59,34 +59,42 @@ def train_heads(
     Constant learning rate, decoupled weight decay, minibatches reshuffled every epoch. Weight decay
     0 is plain Adam. Initial weights and minibatches come from `rng` alone.
     """
-    dim = embeddings.shape[1]
+    heads, dim = len(tasks), embeddings.shape[1]
+    owner = torch.arange(heads)[:, None]
     rows = [torch.as_tensor(task.rows, dtype=torch.long) for task in tasks]
-    centre, scale = _standardization(embeddings, rows) if config.standardize else (None, None)
-    weight = _truncated_normal((len(tasks), dim, classes), config.init_std, rng)
-    bias = torch.zeros(len(tasks), classes)
+    targets = [torch.as_tensor(task.targets, dtype=torch.long) for task in tasks]
+    shared, (shift, stretch) = _whitened(embeddings, config.standardize)
+    centre, scale = _standardization(shared, rows, config.standardize)
+    weight = _truncated_normal((heads, dim, classes), config.init_std, rng)
+    bias = torch.zeros(heads, classes)
     parameters = (weight, bias)
     first = [torch.zeros_like(p) for p in parameters]
     second = [torch.zeros_like(p) for p in parameters]
-    targets = [torch.as_tensor(task.targets, dtype=torch.long) for task in tasks]
     step = 0
     for _ in range(config.epochs):
         for row, target, present in _minibatches(rows, targets, config.batch_size, rng):
             step += 1
-            batch = embeddings[row]
-            if centre is not None and scale is not None:
-                batch = (batch - centre[:, None]) * scale[:, None]
-            probability = torch.softmax(torch.baddbmm(bias[:, None], batch, weight), dim=-1)
+            # One matrix product for all heads on all rows, (x - centre)·scale·W + b folded into it:
+            # cheaper than a copy of every head's minibatch, though most of its logits go unused.
+            folded = weight * scale[..., None]
+            offset = bias - (centre[:, None] @ folded)[:, 0]
+            every = (shared @ folded.transpose(0, 1).flatten(1)).reshape(-1, heads, classes)
+            probability = torch.softmax(every[row, owner] + offset[:, None], dim=-1)
             residual = probability - torch.nn.functional.one_hot(target, classes)
             residual *= (present / present.sum(1, keepdim=True).clamp_min(1.0))[..., None]
-            gradients = (batch.transpose(1, 2) @ residual, residual.sum(1))
+            total = residual.sum(1)
+            spread = torch.zeros_like(every).index_put_((row, owner), residual, accumulate=True)
+            product = (shared.T @ spread.flatten(1)).reshape(dim, heads, classes).transpose(0, 1)
+            slope = product - centre[..., None] * total[:, None]
+            gradients = (slope * scale[..., None], total)
             # A head with no image left in this minibatch keeps its parameters and its moments.
             active = present.any(1)
             for parameter, gradient, m, v in zip(parameters, gradients, first, second, strict=True):
                 _adamw_step(parameter, gradient, m, v, step, active, config)
-    if centre is not None and scale is not None:
-        weight = weight * scale[..., None]
-        bias = bias - torch.einsum("hd,hdc->hc", centre, weight)
-    return LinearHeads(weight, bias)
+    folded = weight * scale[..., None]
+    bias = bias - (centre[:, None] @ folded)[:, 0]
+    raw = folded * stretch[:, None]
+    return LinearHeads(raw, bias - shift @ raw)
 
 
 def fit_probe(
@@ -161,7 +169,23 @@ def _adamw_step(
     parameter.sub_(torch.where(mask, config.learning_rate * update, torch.zeros_like(update)))
 
 
-def _standardization(embeddings: Embeddings, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _whitened(embeddings: Embeddings, standardize: bool) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return embeddings centred and scaled over all rows, so that heads may fold their own in."""
+    dim = embeddings.shape[1]
+    if not standardize:
+        return embeddings, (torch.zeros(dim), torch.ones(dim))
+    shift = embeddings.mean(0)
+    stretch = embeddings.std(0, correction=0).clamp_min(1e-6).reciprocal()
+    return (embeddings - shift) * stretch, (shift, stretch)
+
+
+def _standardization(
+    embeddings: Embeddings, rows: Sequence[Tensor], standardize: bool
+) -> tuple[Float[Tensor, "heads dim"], Float[Tensor, "heads dim"]]:
+    """Return the centre and the scale of each head's own training rows."""
+    if not standardize:
+        shape = (len(rows), embeddings.shape[1])
+        return torch.zeros(shape), torch.ones(shape)
     centre = torch.stack([embeddings[row].mean(0) for row in rows])
     spread = torch.stack([embeddings[row].std(0, correction=0) for row in rows])
     return centre, spread.clamp_min(1e-6).reciprocal()
