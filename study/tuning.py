@@ -8,6 +8,7 @@ import logging
 import math
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -82,7 +83,8 @@ def run_trials(
     order = WorkerOrder(
         config=ledger.config.model_dump_json(by_alias=True), root=str(places.folder.parent)
     )
-    with _ray(resources, address):
+    # Ray prints what happens to its processes; standard output is for results.
+    with contextlib.redirect_stdout(sys.stderr), _ray(resources, address):
         trainable = tune.with_resources(
             tune.with_parameters(NoiseTrainable, order=order),
             {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
