@@ -62,7 +62,7 @@ def _ratio(model: str, *, samples: int, batch: int) -> tuple[float, dict[str, An
     )
     minibatches = np.stack([rng.permutation(len(images))[:batch] for _ in range(samples)])
     count = 2 * samples * batch
-    at_once = max(1, evaluator.max_batch // batch) * batch
+    at_once = encoder.batch_size
     ready = to_pixels(images[:at_once])
 
     def bare() -> None:

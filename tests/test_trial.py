@@ -164,6 +164,18 @@ def test_results_survive_the_disk_and_a_changed_noise_does_not(
         load_result(tmp_path)
 
 
+def test_a_trial_that_diverges_at_once_is_written_and_read(
+    cohort: Cohort, assets: StudyAssets, tmp_path: Path
+) -> None:
+    result = run_trial(replace(METHOD, step_size=1e38), cohort, ToyEncoder(), assets, seed=3)
+    assert result.outcome == "diverged"
+    assert torch.isfinite(result.noise).all()
+    save_result(result, tmp_path)
+    loaded = load_result(tmp_path)
+    assert loaded.note == result.note
+    assert math.isnan(loaded.curve[0].loss) == math.isnan(result.curve[0].loss)
+
+
 def test_clean_embeddings_are_paid_for_once(cohort: Cohort, tmp_path: Path) -> None:
     encoder = CountingEncoder()
     settings = {"split": SplitConfig(), "bias": BIAS, "scoring": SCORING, "seed": 5}

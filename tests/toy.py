@@ -19,6 +19,7 @@ class ToyEncoder:
     image_size: int = SIZE
     fingerprint: str = "toy-1"
     differentiable: bool = True
+    batch_size: int = 64
 
     @property
     def device(self) -> torch.device:

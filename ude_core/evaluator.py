@@ -23,8 +23,6 @@ from ude_core.types import (
     PixelPipeline,
 )
 
-DEFAULT_BATCH = 64
-
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -54,7 +52,6 @@ class LocalEvaluator:
     objective: ObjectiveName
     regularization: float  # λ
     pixels: PixelPipeline
-    max_batch: int = DEFAULT_BATCH
 
     @torch.inference_mode()
     def evaluate(
@@ -63,13 +60,13 @@ class LocalEvaluator:
         """Return the objective of each candidate on its minibatch. Costs len(noises)·B queries.
 
         Candidate j is evaluated on minibatch row j·rows // candidates: with one row all share it,
-        with one row a pair the two of a pair share theirs. Candidates go through the encoder whole,
-        as many at a time as `max_batch` images allow, so results do not depend on where one stops.
+        with one row a pair the two of a pair share theirs. A candidate always starts a new batch of
+        the encoder's, so its loss does not depend on which others are evaluated beside it.
         """
         candidates, batch = len(noises), minibatches.shape[1]
         owner = np.arange(candidates) * len(minibatches) // candidates
         device = self.encoder.device
-        together = max(1, self.max_batch // batch)
+        together = max(1, self.encoder.batch_size // batch)
         logits = []
         for start in range(0, candidates, together):
             chosen = minibatches[owner[start : start + together]]
@@ -110,7 +107,10 @@ class LocalEvaluator:
 
     def _encode(self, pixels: torch.Tensor) -> Embeddings:
         return torch.cat(
-            [self.encoder.encode(part).cpu() for part in torch.split(pixels, self.max_batch)]
+            [
+                self.encoder.encode(part).cpu()
+                for part in torch.split(pixels, self.encoder.batch_size)
+            ]
         )
 
 
@@ -120,12 +120,11 @@ def embed_images(
     images: ImageArray,
     noise: Noise | None = None,
     pipeline: PixelPipeline = "paper",
-    max_batch: int = DEFAULT_BATCH,
 ) -> Float[torch.Tensor, "images dim"]:
     """Return φ(x + ε) of every image, or φ(x) without a noise, on the CPU. One query an image."""
     parts = []
-    for start in range(0, len(images), max_batch):
-        pixels = to_pixels(images[start : start + max_batch], encoder.device)
+    for start in range(0, len(images), encoder.batch_size):
+        pixels = to_pixels(images[start : start + encoder.batch_size], encoder.device)
         if noise is not None:
             pixels = apply_noise(pixels, noise.to(encoder.device), pipeline)
         parts.append(encoder.encode(pixels).cpu())

@@ -40,5 +40,10 @@ class Encoder(Protocol):
     def device(self) -> torch.device:
         """Where pixels should lie when they are handed over; embeddings come back there."""
 
+    @property
+    def batch_size(self) -> int:
+        """How many images one forward pass takes best on this device. Part of reproducibility:
+        another batch size may round differently."""
+
     def encode(self, pixels: Pixels) -> Embeddings:
         """Return φ(pixels), shape (images, embedding_dim). One query an image."""

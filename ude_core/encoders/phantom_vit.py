@@ -130,6 +130,10 @@ class PhantomVit:
         return True
 
     @property
+    def batch_size(self) -> int:
+        return 64
+
+    @property
     def device(self) -> torch.device:
         return torch.device("cpu")
 

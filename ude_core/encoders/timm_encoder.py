@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ude_core.errors import SettingError
 from ude_core.storage import digest, sha256_file
 from ude_core.types import Embeddings, Pixels
+
+BATCH_SIZES = {"cpu": 4, "cuda": 256}
+"""Images a pass by device: a CPU is fastest while activations stay in its cache."""
 
 
 class TimmEncoder:
@@ -47,10 +54,14 @@ class TimmEncoder:
         )
         _load_strict(self._network, read_checkpoint(checkpoint), checkpoint)
         self.device = torch.device(device)
-        self._network.eval().requires_grad_(False).to(self.device)
+        self._network.eval().requires_grad_(False)
+        self._network = fold_batch_norms(
+            self._network, torch.rand(2, channels, image_size, image_size, generator=_probe_rng())
+        ).to(self.device)
         self._network.to(memory_format=torch.channels_last)
         self.name = model
         self.image_size = image_size
+        self.batch_size = BATCH_SIZES.get(self.device.type, 32)
         self._mean, self._std, self._channels = mean, std, channels
         self.embedding_dim = int(self._network.num_features)  # type: ignore[arg-type]
         self.fingerprint = digest(
@@ -85,6 +96,31 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             "or those under 'model' or 'state_dict')"
         )
     return content
+
+
+def fold_batch_norms(network: nn.Module, probe: Tensor) -> nn.Module:
+    """Return the network with every batch norm folded into the convolution before it.
+
+    In eval mode a batch norm is a fixed scale and shift, so the folded network computes the same up
+    to rounding and saves a pass over memory a layer. Which convolution a norm follows is read off
+    the order of the modules and proved on `probe`: where the embeddings differ by more than a
+    ten-thousandth, the network comes back as it was.
+    """
+    folded = copy.deepcopy(network)
+    for module in folded.modules():
+        children = list(module.named_children())
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Sequential(norm.drop, norm.act))
+    with torch.inference_mode():
+        before, after = network(probe), folded(probe)
+    close = torch.allclose(before, after, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
+    return folded if close else network
+
+
+def _probe_rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def _load_strict(network: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Path) -> None:

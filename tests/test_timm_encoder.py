@@ -1,0 +1,123 @@
+"""Any timm model from a local checkpoint: strict, pure, folded without changing what it computes."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from ude_core.encoders.timm_encoder import TimmEncoder, fold_batch_norms, read_checkpoint
+from ude_core.errors import SettingError
+
+SMALL = "test_efficientnet"
+
+
+def network(model: str = SMALL) -> torch.nn.Module:
+    torch.manual_seed(0)
+    made: torch.nn.Module = timm.create_model(model, num_classes=0)
+    for module in made.modules():
+        if hasattr(module, "running_mean") and module.running_mean is not None:
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 2)
+    return made.eval()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.safetensors"
+    save_file(network().state_dict(), path)
+    return path
+
+
+def test_embeddings_are_those_of_timm(checkpoint: Path) -> None:
+    encoder = TimmEncoder(SMALL, checkpoint, image_size=64, mean=0.4, std=0.3)
+    pixels = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = network()(((pixels - 0.4) / 0.3).expand(-1, 3, -1, -1))
+    got = encoder.encode(pixels)
+    assert got.shape == (3, encoder.embedding_dim)
+    assert torch.allclose(got, expected, rtol=1e-3, atol=1e-4)
+    assert torch.equal(encoder.encode(pixels), got)
+
+
+def test_pixels_outside_the_range_and_gradients_pass(checkpoint: Path) -> None:
+    encoder = TimmEncoder(SMALL, checkpoint, image_size=64)
+    pixels = (torch.rand(1, 1, 64, 64) * 3 - 1).requires_grad_()
+    encoder.encode(pixels).sum().backward()
+    assert pixels.grad is not None
+    assert pixels.grad.any()
+
+
+def test_folding_removes_the_norms_and_keeps_the_function() -> None:
+    plain = network()
+    probe = torch.rand(2, 3, 64, 64)
+    folded = fold_batch_norms(plain, probe)
+    norms = [m for m in folded.modules() if type(m).__name__.startswith("BatchNorm")]
+    assert not norms
+    other = torch.rand(4, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.allclose(folded(other), plain(other), rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_whose_order_is_not_its_flow_is_left_as_it_was() -> None:
+    class Crossed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            from timm.layers import BatchNormAct2d
+
+            self.conv = torch.nn.Conv2d(3, 3, 1)
+            self.norm = BatchNormAct2d(3)
+            self.norm.running_var.fill_(9.0)
+            self.norm.running_mean.fill_(1.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.norm(x)).mean((2, 3))
+
+    crossed = Crossed().eval().requires_grad_(False)
+    assert fold_batch_norms(crossed, torch.rand(2, 3, 8, 8)) is crossed
+
+
+@pytest.mark.parametrize("wrap", [None, "model", "state_dict"])
+def test_a_pth_is_read_with_weights_only(tmp_path: Path, wrap: str | None) -> None:
+    tensors = {"a": torch.ones(2)}
+    torch.save({wrap: tensors} if wrap else tensors, tmp_path / "w.pth")
+    assert torch.equal(read_checkpoint(tmp_path / "w.pth")["a"], tensors["a"])
+
+
+def test_the_fingerprint_follows_weights_and_preprocessing(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.safetensors"
+    changed = network().state_dict()
+    changed[next(iter(changed))] += 1e-3
+    save_file(changed, other)
+    prints = {
+        TimmEncoder(SMALL, checkpoint, image_size=64).fingerprint,
+        TimmEncoder(SMALL, other, image_size=64).fingerprint,
+        TimmEncoder(SMALL, checkpoint, image_size=64, mean=0.4).fingerprint,
+        TimmEncoder(SMALL, checkpoint, image_size=96).fingerprint,
+    }
+    assert len(prints) == 4
+    again = TimmEncoder(SMALL, checkpoint, image_size=64).fingerprint
+    assert again in prints
+
+
+def test_what_cannot_be_loaded_is_the_users_to_mend(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="no such file"):
+        TimmEncoder(SMALL, tmp_path / "missing.safetensors", image_size=64)
+    with pytest.raises(SettingError, match="expected a timm model"):
+        TimmEncoder("resnet_of_nobody", checkpoint, image_size=64)
+    with pytest.raises(SettingError, match="do not fit the model"):
+        TimmEncoder("test_vit", checkpoint, image_size=160)
+
+
+def test_the_real_encoder_loads_strictly(shared_data: Path) -> None:
+    encoder = TimmEncoder(
+        "mobilenetv2_100",
+        shared_data / "encoder" / "mobilenetv2_100_in1k_features.safetensors",
+        model_options={"pad_type": "same"},
+    )
+    assert encoder.embedding_dim == 1280
+    assert torch.isfinite(encoder.encode(torch.rand(1, 1, 224, 224))).all()
