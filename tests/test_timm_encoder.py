@@ -65,7 +65,7 @@ def test_a_network_whose_order_is_not_its_flow_is_left_as_it_was() -> None:
     class Crossed(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            from timm.layers import BatchNormAct2d
+            from timm.layers.norm_act import BatchNormAct2d
 
             self.conv = torch.nn.Conv2d(3, 3, 1)
             self.norm = BatchNormAct2d(3)
