@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from study.names import Layout
 from study.pareto import Front, Goal, front_of
-from study.records import TrialRecord, metrics_from_json, metrics_to_json
+from study.records import TrialRecord
 from ude_core.errors import UserError
+from ude_core.results import metrics_from_json, metrics_to_json
 from ude_core.seeding import derive_seed
 from ude_core.storage import atomic_write, digest, sha256_file
 from ude_core.types import Interval, Measured, MethodConfig, Noise

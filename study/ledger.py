@@ -19,17 +19,12 @@ from study.database import LedgerUnavailableError, connect, database_url, patien
 from study.lease import Lease, Owner, owner_of
 from study.metric_names import Direction
 from study.names import Layout, StudyLayout
-from study.records import (
-    Assignment,
-    Parameters,
-    TrialRecord,
-    metrics_from_json,
-    metrics_to_json,
-)
+from study.records import Assignment, Parameters, TrialRecord
 from study.samplers import make_sampler
 from study.spaces import distributions
 from study.verdicts import RESULT, STATES, judge, record_of
 from ude_core.errors import FingerprintError, SettingError, UserError
+from ude_core.results import metrics_from_json, metrics_to_json
 from ude_core.seeding import derive_seed
 from ude_core.types import Measured, TrialResult
 

@@ -16,8 +16,9 @@ import moocore
 import numpy as np
 
 from study.metric_names import DISEASE_METRICS, STUDY_METRICS, Direction
-from study.records import Parameters, TrialRecord, measured_to_json
+from study.records import Parameters, TrialRecord
 from ude_core.errors import UserError
+from ude_core.results import measured_to_json
 from ude_core.types import Interval, Measured, Undefined
 
 if TYPE_CHECKING:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ude_core.types import Interval, Measured, Undefined
+from ude_core.types import Measured
 
 TrialState = Literal["waiting", "running", "complete", "failed", "pruned"]
 TRIAL_STATES: tuple[TrialState, ...] = ("waiting", "running", "complete", "failed", "pruned")
@@ -52,31 +51,3 @@ class Assignment:
     number: int
     params: Parameters
     seed: int
-
-
-def measured_to_json(measured: Measured) -> dict[str, Any]:
-    """Return `{"mean", "low", "high"}`, or `{"undefined": reason}`. Non-finite is undefined."""
-    match measured:
-        case Undefined(reason):
-            return {"undefined": reason}
-        case Interval(mean, low, high):
-            if not all(math.isfinite(value) for value in (mean, low, high)):
-                return {"undefined": f"not finite: {mean} [{low}, {high}]"}
-            return {"mean": mean, "low": low, "high": high}
-
-
-def measured_from_json(value: Mapping[str, Any]) -> Measured:
-    """Return what `measured_to_json` wrote."""
-    if "undefined" in value:
-        return Undefined(str(value["undefined"]))
-    return Interval(float(value["mean"]), float(value["low"]), float(value["high"]))
-
-
-def metrics_to_json(metrics: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
-    """Return every metric as `measured_to_json` writes it."""
-    return {name: measured_to_json(measured) for name, measured in metrics.items()}
-
-
-def metrics_from_json(value: Mapping[str, Mapping[str, Any]]) -> dict[str, Measured]:
-    """Return what `metrics_to_json` wrote."""
-    return {name: measured_from_json(measured) for name, measured in value.items()}

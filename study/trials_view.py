@@ -10,7 +10,8 @@ from typing import Any
 from rich.table import Table
 
 from study.pareto_views import measured_text, params_text, title, varying
-from study.records import TrialRecord, metrics_to_json
+from study.records import TrialRecord
+from ude_core.results import metrics_to_json
 from ude_core.types import Interval
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

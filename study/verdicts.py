@@ -11,7 +11,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from study.records import TrialRecord, TrialState, metrics_from_json, metrics_to_json
+from study.records import TrialRecord, TrialState
+from ude_core.results import metrics_from_json, metrics_to_json
 from ude_core.types import Interval, Measured, TrialResult, Undefined
 
 RESULT = "ude.result"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from ude_core.assets import StudyAssets
 from ude_core.cohorts.base import Cohort
@@ -25,7 +26,15 @@ from ude_core.scoring import (
     score_points,
 )
 from ude_core.seeding import derive_seed, numpy_generator
-from ude_core.types import Interval, MethodConfig, Noise, PixelPipeline, Undefined
+from ude_core.types import (
+    Indices,
+    Interval,
+    Measured,
+    MethodConfig,
+    Noise,
+    PixelPipeline,
+    Undefined,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,20 +67,32 @@ def has_result(folder: Path) -> bool:
     return (folder / RESULT_FILE).exists()
 
 
+def measured_to_json(measured: Measured) -> dict[str, Any]:
+    """Return `{"mean", "low", "high"}`, or `{"undefined": reason}`. Non-finite is undefined."""
+    match measured:
+        case Undefined(reason):
+            return {"undefined": reason}
+        case Interval(mean, low, high):
+            if not all(math.isfinite(value) for value in (mean, low, high)):
+                return {"undefined": f"not finite: {mean} [{low}, {high}]"}
+            return {"mean": mean, "low": low, "high": high}
+
+
+def measured_from_json(value: Mapping[str, Any]) -> Measured:
+    """Return what `measured_to_json` wrote."""
+    if "undefined" in value:
+        return Undefined(str(value["undefined"]))
+    return Interval(float(value["mean"]), float(value["low"]), float(value["high"]))
+
+
 def metrics_to_json(metrics: Mapping[str, Measured]) -> dict[str, dict[str, Any]]:
-    """Return metrics as JSON values: {"mean", "low", "high"} or {"undefined": reason}."""
-    return {
-        name: asdict(value) if isinstance(value, Interval) else {"undefined": value.reason}
-        for name, value in metrics.items()
-    }
+    """Return every metric as `measured_to_json` writes it."""
+    return {name: measured_to_json(measured) for name, measured in metrics.items()}
 
 
-def metrics_from_json(content: Mapping[str, Mapping[str, Any]]) -> dict[str, Measured]:
-    """Return what `metrics_to_json` was given."""
-    return {
-        name: Undefined(value["undefined"]) if "undefined" in value else Interval(**value)
-        for name, value in content.items()
-    }
+def metrics_from_json(value: Mapping[str, Mapping[str, Any]]) -> dict[str, Measured]:
+    """Return what `metrics_to_json` wrote."""
+    return {name: measured_from_json(measured) for name, measured in value.items()}
 
 
 def _progress_to_json(progress: Progress) -> dict[str, Any]:

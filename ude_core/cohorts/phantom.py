@@ -182,13 +182,13 @@ class _Sampler:
 
     def normal(
         self, mean: float, deviation: float, *shape: int
-    ) -> Float[np.ndarray, films * shape]:
+    ) -> Float[np.ndarray, " films *shape"]:
         """Return normal values, cut at 2.5 deviations so that no film is absurd."""
         drawn = self.rng.standard_normal((self._subjects, *shape), dtype=np.float32)
         values = mean + deviation * np.clip(drawn, -2.5, 2.5)
         return self._hand_out(values)
 
-    def uniform(self, low: float, high: float, *shape: int) -> Float[np.ndarray, films * shape]:
+    def uniform(self, low: float, high: float, *shape: int) -> Float[np.ndarray, " films *shape"]:
         drawn = self.rng.random((self._subjects, *shape), dtype=np.float32)
         return self._hand_out(low + (high - low) * drawn)
 

@@ -8,8 +8,6 @@ file, synced and renamed; a digest beside each notices an entry that was damaged
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import PIL
 
 from ude_core.cohorts.images import decode_files
 from ude_core.errors import CohortError
+from ude_core.storage import atomic_write, staged
 from ude_core.types import ImageArray
 
 DECODER_VERSION = 1
@@ -113,42 +112,16 @@ def _write(
     shape = (len(files), size, size)
     digest = hashlib.sha256(repr(shape).encode())
     problems: list[tuple[int, str]] = []
-    handle, name = tempfile.mkstemp(dir=entry.parent, prefix=entry.stem[:16], suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(stream, header)
-            for position, image in enumerate(decode_files(files, hashes, size, workers)):
-                if isinstance(image, CohortError):
-                    problems.append((position, str(image)))
-                    continue
-                pixels = image.tobytes()
-                digest.update(pixels)
-                stream.write(pixels)
-            if problems:
-                raise UnreadableImagesError(problems)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(entry)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _write_digest(entry, digest.hexdigest())
-
-
-def _write_digest(entry: Path, digest: str) -> None:
-    handle, name = tempfile.mkstemp(dir=entry.parent, prefix=entry.stem[:16], suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(digest + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(_digest_file(entry))
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(entry.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with staged(entry) as temporary, temporary.open("wb") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for position, image in enumerate(decode_files(files, hashes, size, workers)):
+            if isinstance(image, CohortError):
+                problems.append((position, str(image)))
+                continue
+            pixels = image.tobytes()
+            digest.update(pixels)
+            stream.write(pixels)
+        if problems:
+            raise UnreadableImagesError(problems)
+    atomic_write(_digest_file(entry), f"{digest.hexdigest()}\n".encode())
