@@ -76,7 +76,7 @@ def test_status_is_as_in_the_contract(shell: Shell) -> None:
         "pruned": 0,
     }
     assert (status["study"], status["target"]) == ("demo", 3)
-    trials = json.loads(shell.run("trials", "demo", "--json"))
+    trials = json.loads(shell.run("trials", "demo", "--json"))["trials"]
     assert status["queries"] > sum(trial["queries"] for trial in trials) > 3 * 2000 * 0.8
 
 
@@ -123,7 +123,7 @@ def test_the_mlflow_record_equals_the_ledger(shell: Shell) -> None:
     assert len(runs) == 4
     assert {run.info.status for run in runs} == {"FINISHED"}
     for _, trial in Study.open("demo", root=shell.root).trials().iterrows():
-        run = children[str(trial["number"])]
+        run = children[f"{trial['number']:05d}"]
         for name in ("eo_gap", "accuracy", "edema/eo_gap", "edema/eo_gap.high"):
             assert run.data.metrics[name] == pytest.approx(trial[name])
         assert float(run.data.params["step_size"]) == pytest.approx(trial["params.step_size"])

@@ -23,9 +23,6 @@ from study.tracking import Tracker
 from ude_core.results import save_result
 from ude_core.types import Interval, Undefined
 
-# MLflow's own use of SQLAlchemy.
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
-
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
