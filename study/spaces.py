@@ -75,21 +75,21 @@ def check_batches(config: StudyConfig, train_size: int) -> None:
 
 def corners(config: StudyConfig) -> Iterator[MethodConfig]:
     """Yield the methods at the bounds and choices of the parameters that decide the cost."""
-    costly = ("name", "samples", "local_iterations", "batch_size", "epochs")
+    costly = ("name", "samples", "local_iterations", "batch_size", "epochs", "target_auc_band")
     points: list[dict[str, Any]] = [{}]
     for name in costly:
         if name not in config.search:
             continue
-        values = _extremes(config.search[name])
+        values = _extremes(name, config.search[name])
         points = [{**point, name: value} for point in points for value in values][:_CORNERS]
     for point in points:
         yield method_of(config, point)
 
 
-def _extremes(searched: Searched) -> tuple[Any, ...]:
+def _extremes(name: str, searched: Searched) -> tuple[Any, ...]:
     match searched:
         case Between(low=low, high=high):
-            return (int(low), int(high))
+            return (int(low), int(high)) if is_integer(name) else (low, high)
         case Choices(choices=choices):
             return choices
         case _:

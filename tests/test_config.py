@@ -68,7 +68,7 @@ def test_a_configuration_survives_json(space: Path) -> None:
 
 
 def test_sections_cover_the_engine_settings() -> None:
-    method = {field.name for field in fields(MethodConfig)} - {"queries"}
+    method = {field.name for field in fields(MethodConfig)} - {"queries", "prior_weight"}
     assert set(MethodSection.model_fields) == method
     assert MethodSection().to_engine() == MethodConfig()
     config = load_space("demo")
@@ -98,6 +98,9 @@ def test_sections_cover_the_engine_settings() -> None:
         ("batch_size", "true"),
         ("epochs", "0"),
         ("max_norm", "0"),
+        ("learning_rate", "0"),
+        ("target_auc_band", "0"),
+        ("target_auc_band", "51"),
     ],
 )
 def test_a_parameter_outside_its_range_is_refused_with_the_range(
@@ -126,6 +129,8 @@ def test_a_parameter_outside_its_range_is_refused_with_the_range(
         ("search={}", "search is empty"),
         ("objectives=[{metric: eogap, direction: minimize}]", "did you mean 'eo_gap'?"),
         ("objectives=[{metric: eo_gap, direction: down}]", "expected 'minimize' or 'maximize'"),
+        ("method.name=guided", "'spsa', 'zo_sgd', 'antithetic_adam', 'cma_es' or 'whitebox'"),
+        ("search.name={choices: [gezo, adam]}", "search.name.1 is 'adam'"),
         ("cohort.kind=dicom", "'phantom', 'csv'"),
         ("cohort.patient=3", "did you mean 'patients'?"),
         ("cohort.image_size=32", "make them equal"),
@@ -242,3 +247,26 @@ def test_the_cost_is_known_before_anything_runs(space: Path) -> None:
     assert (planned.low, planned.high) == (640 + 600, 640 + 600)
     with pytest.raises(SettingError, match="batch_size is 16"):
         check_batches(config, 10)
+
+
+def test_every_method_can_be_searched_and_costs_the_same(space: Path) -> None:
+    every = "search.name={choices: [gezo, spsa, zo_sgd, antithetic_adam, cma_es]}"
+    config = load_space(space, [every, "budget.queries_per_trial=null", "method.epochs=2"])
+    method = method_of(config, {"name": "cma_es", "local_iterations": 2})
+    assert method.name == "cma_es"
+    planned = cost(config, development_size=300, train_size=200)
+    controls = 300 * (1 + config.scoring.controls)
+    assert (planned.low, planned.high) == (2 * 1 * 64 + controls, 2 * 4 * 64 + controls)
+
+
+def test_looking_whether_to_stop_is_part_of_the_plan(space: Path) -> None:
+    overrides = [
+        "search={target_auc_band: {choices: [null, 5]}}",
+        "method.local_iterations=3",
+        "method.epochs=4",
+        "budget.queries_per_trial=null",
+        "scoring.controls=0",
+    ]
+    planned = cost(load_space(space, overrides), development_size=300, train_size=200)
+    learning = 4 * 3 * 2 * 2 * 16
+    assert (planned.low, planned.high) == (learning + 300, learning + 3 * 50 + 300)

@@ -1,8 +1,9 @@
 """The engine of UDE Study: learn one universal noise, and measure honestly what it does.
 
 Reading order: `types` (the words), `noise` (the edit), `objective` (Eq. 2), `optimizer` and `gezo`
-(Alg. 1), `whitebox`, `evaluator` (where queries are spent), `learner` (epochs), `assets` (done once a
-study), `heads`, `scoring`, `trial` (the front door), `confirmation` (the test split), `bundle`.
+(Alg. 1), `spsa`, `antithetic` and `cma_es` (beside it), `optimizers` (all by name), `whitebox`,
+`evaluator` (where queries are spent), `surrogate`, `learner` (epochs), `assets` (done once a study),
+`heads`, `scoring`, `trial` (the front door), `confirmation` (the test split), `bundle`.
 
 It never imports Ray, Optuna, MLflow or Typer: a machine with torch alone can run and measure it.
 """

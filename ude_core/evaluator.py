@@ -87,6 +87,12 @@ class LocalEvaluator:
         )
         return Evaluation(losses, attribute_cross_entropy(joined, attribute))
 
+    @torch.inference_mode()
+    def attribute_logits(self, noise: Noise, rows: Indices) -> Float[torch.Tensor, "chosen groups"]:
+        """Return what the attribute head says of these images under `noise`. Costs len(rows) queries."""
+        embeddings = embed_images(self.encoder, self.images[rows], noise, self.pixels)
+        return self.attribute_head.logits(embeddings)[0]
+
     def gradient(self, noise: Noise, minibatch: Indices) -> Gradient:
         """Return the objective of `noise` and its gradient, white-box. Costs B queries."""
         variable = noise.detach().clone().requires_grad_()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, fields
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, assert_never, cast
 
 import numpy as np
 import torch
@@ -14,21 +14,29 @@ from torch import Tensor
 
 from ude_core.errors import NonFiniteLossError, SettingError
 from ude_core.evaluator import LocalEvaluator
-from ude_core.gezo import Gezo, GezoState
-from ude_core.noise import make_basis, noise_l2, zero_noise
-from ude_core.types import MethodConfig, Noise, Progress
+from ude_core.noise import noise_l2, zero_noise
+from ude_core.optimizer import AskTellOptimizer, OptimizerState
+from ude_core.optimizers import make_optimizer
+from ude_core.scoring import attribute_auc
+from ude_core.surrogate import SurrogatePrior
+from ude_core.types import Interval, MethodConfig, Noise, Progress
 from ude_core.whitebox import Whitebox, WhiteboxState
 
 Outcome = Literal["improved", "no_improvement", "diverged"]
+CHECK_IMAGES = 256  # at most; and at most a quarter of the training images
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How many local iterations a trial makes, and what each costs."""
+    """How many local iterations a trial makes at most, and what each costs.
+
+    `check_images` are looked at between epochs, where the trial may end early; 0 where it may not.
+    """
 
     iterations: int
     per_epoch: int
     queries_per_iteration: int
+    check_images: int = 0
 
     @property
     def epochs(self) -> int:
@@ -36,47 +44,62 @@ class Schedule:
 
     @property
     def queries(self) -> int:
-        return self.iterations * self.queries_per_iteration
+        return self.iterations * self.queries_per_iteration + (self.epochs - 1) * self.check_images
 
 
 def plan(method: MethodConfig, images: int) -> Schedule:
     """Return the schedule of a method on `images` training images.
 
-    GeZO: R iterations an epoch of 2·C·B queries each. White-box: one pass an epoch, B queries a
+    Ask/tell: R iterations an epoch of 2·C·B queries each. White-box: one pass an epoch, B queries a
     step. With `method.queries` the whole budget is spent on whole iterations and never exceeded.
+    With `method.target_auc_band` (ours) a quarter of the training images, 256 at most, is held out
+    of the minibatches, and costs that many queries after every epoch but the last; a trial that
+    ends early spends less than planned.
     Raises SettingError where the batch exceeds the cohort or one iteration exceeds the budget.
     """
+    check = 0 if method.target_auc_band is None else min(CHECK_IMAGES, images // 4)
+    images -= check
     if method.batch_size > images:
+        held = f", {check} held out for target_auc_band" if check else ""
         raise SettingError(
-            f"batch_size is {method.batch_size} (expected at most the {images} training images); "
-            "lower batch_size or add images"
+            f"batch_size is {method.batch_size} (expected at most the {images} training images"
+            f"{held}); lower batch_size or add images"
         )
     match method.name:
-        case "gezo":
+        case "gezo" | "spsa" | "zo_sgd" | "antithetic_adam" | "guided" | "cma_es":
             per_epoch, cost = method.local_iterations, 2 * method.samples * method.batch_size
         case "whitebox":
             per_epoch, cost = images // method.batch_size, method.batch_size
         case _:
             assert_never(method.name)
     if method.queries is None:
-        return Schedule(method.epochs * per_epoch, per_epoch, cost)
+        return Schedule(method.epochs * per_epoch, per_epoch, cost, check)
     if method.queries < cost:
         raise SettingError(
             f"queries is {method.queries} (expected at least {cost}, one local iteration); "
             "raise the budget or lower samples or batch_size"
         )
-    return Schedule(method.queries // cost, per_epoch, cost)
+    # One check fewer than epochs: a budget larger by one check buys whole epochs with theirs.
+    whole, rest = divmod(method.queries + check, per_epoch * cost + check)
+    return Schedule(whole * per_epoch + max(0, rest - check) // cost, per_epoch, cost, check)
 
 
 class NoiseLearner:
     """One noise being learnt: `step` is one local iteration, `advance` the rest of the epoch.
 
     The learner is a pure function of (method, evaluator, seed): stopped and restored anywhere, it
-    ends at the same ε, bit for bit, on the same kind of machine.
+    ends at the same ε, bit for bit, on the same kind of machine. `prior` is for `guided` alone.
     """
 
-    def __init__(self, method: MethodConfig, evaluator: LocalEvaluator, seed: int) -> None:
+    def __init__(
+        self,
+        method: MethodConfig,
+        evaluator: LocalEvaluator,
+        seed: int,
+        prior: SurrogatePrior | None = None,
+    ) -> None:
         self.method = method
+        self.prior = prior
         self.evaluator = evaluator
         self.schedule = plan(method, len(evaluator.images))
         self.iteration = 0
@@ -85,20 +108,18 @@ class NoiseLearner:
         self._rng = torch.Generator().manual_seed(seed)
         image_size = evaluator.images.shape[-1]
         start = zero_noise(image_size)
-        self._gezo = Gezo(
-            basis=make_basis(method.basis, image_size, method.basis_size),
-            step_size=method.step_size,
-            step_decay=method.step_decay,
-            momentum=method.momentum,
-            samples=method.samples,
-            perturbation=method.perturbation,
-            max_norm=method.max_norm,
-            carry_state=method.carry_state,
+        self._optimizer: AskTellOptimizer[Any] | Whitebox = (
+            Whitebox(learning_rate=method.learning_rate, max_norm=method.max_norm)
+            if method.name == "whitebox"
+            else make_optimizer(method, image_size, prior)
         )
-        self._whitebox = Whitebox(learning_rate=method.learning_rate, max_norm=method.max_norm)
-        self._state: GezoState | WhiteboxState = (
-            self._gezo.init(start) if method.name == "gezo" else self._whitebox.init(start)
-        )
+        self._state: OptimizerState = self._optimizer.init(start)
+        rows = np.arange(len(evaluator.images))
+        check = self.schedule.check_images
+        self._check_rows = rows[:check] * len(rows) // max(1, check)
+        self._train_rows = np.setdiff1d(rows, self._check_rows)
+        self._checks = 0
+        self._reached = False
         self._order: Int[np.ndarray, " images"] = np.empty(0, dtype=np.int64)
         self._loss = math.nan
         self._cross_entropy = math.nan
@@ -113,11 +134,19 @@ class NoiseLearner:
     @property
     def queries(self) -> int:
         """Queries spent so far."""
-        return self.iteration * self.schedule.queries_per_iteration
+        schedule = self.schedule
+        learning = self.iteration * schedule.queries_per_iteration
+        return learning + self._checks * schedule.check_images
+
+    @property
+    def surrogate_passes(self) -> int:
+        """Images through the surrogate so far, the training of its head included; 0 without one."""
+        return self.prior.preparation + self.iteration * self.prior.passes if self.prior else 0
 
     @property
     def finished(self) -> bool:
-        return self.outcome != "improved" or self.iteration >= self.schedule.iterations
+        over = self._reached or self.iteration >= self.schedule.iterations
+        return over or self.outcome != "improved"
 
     def advance(self) -> Progress:
         """Run to the end of the current epoch and return what it came to."""
@@ -133,18 +162,16 @@ class NoiseLearner:
         if self.iteration % self.schedule.per_epoch == 0:
             self._begin_epoch()
         try:
-            if isinstance(self._state, GezoState):
-                self._gezo_step(self._state)
+            if isinstance(self._optimizer, Whitebox):
+                self._whitebox_step(self._optimizer)
             else:
-                self._whitebox_step(self._state)
+                self._ask_tell_step(self._optimizer)
         except NonFiniteLossError as error:
             self.outcome, self.note = "diverged", str(error)
         self.iteration += 1
+        if self.iteration % self.schedule.per_epoch == 0:
+            self._end_epoch()
         self._seconds += time.perf_counter() - began
-        low, high = self._cross_entropy_range
-        if self.iteration % self.schedule.per_epoch == 0 and low == high:
-            self.outcome = "no_improvement"
-            self.note = "the objective does not change with the noise"
 
     def progress(self) -> Progress:
         """Return where the learner stands."""
@@ -161,26 +188,45 @@ class NoiseLearner:
 
     def _begin_epoch(self) -> None:
         self._cross_entropy_range = (math.inf, -math.inf)
-        if isinstance(self._state, GezoState):
-            self._state = self._gezo.begin_epoch(self._state)
-        else:
+        if isinstance(self._optimizer, Whitebox):
             self._order = self._permutation()
+        else:
+            self._state = self._optimizer.begin_epoch(self._state)
 
-    def _gezo_step(self, state: GezoState) -> None:
-        candidates = self._gezo.ask(state, self._rng)
+    def _end_epoch(self) -> None:
+        low, high = self._cross_entropy_range
+        if low == high:
+            self.outcome = "no_improvement"
+            self.note = "the objective does not change with the noise"
+        band = self.method.target_auc_band
+        if band is None or self.finished:
+            return
+        rows = self._check_rows
+        logits = self.evaluator.attribute_logits(self.noise, rows)  # check_images queries
+        self._checks += 1
+        auc = attribute_auc(logits, self.evaluator.attribute[rows])
+        if isinstance(auc, Interval) and abs(auc.mean - 50) <= band:
+            self._reached = True
+            self.note = (
+                f"stopped early: frozen attribute AUC {auc.mean:.1f} is within {band:g} of 50"
+            )
+
+    def _ask_tell_step(self, optimizer: AskTellOptimizer[Any]) -> None:
+        candidates = optimizer.ask(self._state, self._rng)
         rows = self.method.samples if self.method.batch == "per_perturbation" else 1
         size = self.method.batch_size
         minibatches = np.stack([self._permutation()[:size] for _ in range(rows)])
         measured = self.evaluator.evaluate(candidates.noises, minibatches)  # 2·C·B queries
-        self._state = self._gezo.tell(state, candidates, measured.losses)
+        self._state = optimizer.tell(self._state, candidates, measured.losses)
         self._loss = float(measured.losses.min())
         self._observe(measured.cross_entropy)
 
-    def _whitebox_step(self, state: WhiteboxState) -> None:
+    def _whitebox_step(self, optimizer: Whitebox) -> None:
+        state = cast(WhiteboxState, self._state)
         start = self.iteration % self.schedule.per_epoch * self.method.batch_size
         minibatch = self._order[start : start + self.method.batch_size]
         measured = self.evaluator.gradient(state.noise, minibatch)  # B queries, with gradients
-        self._state = self._whitebox.tell(state, measured.gradient)
+        self._state = optimizer.tell(state, measured.gradient)
         self._loss = measured.loss
         self._observe(torch.tensor([measured.cross_entropy]))
 
@@ -193,13 +239,13 @@ class NoiseLearner:
         )
 
     def _permutation(self) -> Int[np.ndarray, " images"]:
-        order: Int[np.ndarray, " images"] = torch.randperm(
-            len(self.evaluator.images), generator=self._rng
-        ).numpy()
-        return order
+        order = torch.randperm(len(self._train_rows), generator=self._rng).numpy()
+        shuffled: Int[np.ndarray, " images"] = self._train_rows[order]
+        return shuffled
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything needed to continue: tensors, and scalars that JSON can hold."""
+        # Cloned: a state may hold one tensor twice, which a file may not.
         tensors = {"rng": self._rng.get_state(), "order": torch.from_numpy(self._order)}
         scalars: dict[str, Any] = {
             "iteration": self.iteration,
@@ -209,18 +255,25 @@ class NoiseLearner:
             "loss": self._loss,
             "cross_entropy": self._cross_entropy,
             "cross_entropy_range": list(self._cross_entropy_range),
+            "checks": self._checks,
+            "reached": self._reached,
         }
         for field in fields(self._state):
             value = getattr(self._state, field.name)
-            (tensors if isinstance(value, Tensor) else scalars)[f"state.{field.name}"] = value
+            if isinstance(value, Tensor):
+                tensors[f"state.{field.name}"] = value.clone()
+            else:
+                scalars[f"state.{field.name}"] = value
         return tensors, scalars
 
     def load_state_dict(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned for the same method, images and seed."""
-        values: dict[str, Any] = {
-            field.name: tensors.get(f"state.{field.name}", scalars.get(f"state.{field.name}"))
-            for field in fields(self._state)
-        }
+        values: dict[str, Any] = {}
+        for field in fields(self._state):
+            key, current = f"state.{field.name}", getattr(self._state, field.name)
+            values[field.name] = (
+                tensors[key] if isinstance(current, Tensor) else type(current)(scalars[key])
+            )
         self._state = type(self._state)(**values)
         self._rng.set_state(tensors["rng"])
         self._order = tensors["order"].numpy()
@@ -230,3 +283,4 @@ class NoiseLearner:
         self._loss, self._cross_entropy = scalars["loss"], scalars["cross_entropy"]
         low, high = scalars["cross_entropy_range"]
         self._cross_entropy_range = (low, high)
+        self._checks, self._reached = scalars["checks"], scalars["reached"]

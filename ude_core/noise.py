@@ -113,6 +113,12 @@ class Basis:
             return coefficients
         return self.matrix @ coefficients @ self.matrix.T
 
+    def adjoint(self, gradients: NoiseBatch) -> Float[Tensor, "n 1 size size"]:
+        """Return gradients by the coefficients from gradients by the noise: Aᵀ · gradient · A."""
+        if self.matrix is None:
+            return gradients
+        return self.matrix.T @ gradients @ self.matrix
+
 
 def make_basis(name: BasisName, image_size: int, size: int) -> Basis:
     """Return the basis `name` with `size` coefficients along each axis.

@@ -17,6 +17,7 @@ from ude_core.learner import NoiseLearner, plan
 from ude_core.scoring import exactly, score_noise
 from ude_core.seeding import derive_seed
 from ude_core.storage import CorruptFileError, digest, load_checked, save_checked
+from ude_core.surrogate import SurrogatePrior
 from ude_core.types import Measured, MethodConfig, Progress, QueryCount, Report, TrialResult
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,10 @@ SCHEMA_VERSION = 1
 
 
 class Trial:
-    """One noise from start to score; a pure function of its arguments, resumable at any epoch."""
+    """One noise from start to score; a pure function of its arguments, resumable at any epoch.
+
+    `prior` guides the method `guided`, and no other (`surrogate.make_surrogate`).
+    """
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class Trial:
         encoder: Encoder,
         assets: StudyAssets,
         seed: int,
+        prior: SurrogatePrior | None = None,
     ) -> None:
         self.method = method
         self.cohort = cohort
@@ -53,7 +58,7 @@ class Trial:
             regularization=method.regularization,
             pixels=method.pixels,
         )
-        self.learner = NoiseLearner(method, evaluator, derive_seed(seed, "noise"))
+        self.learner = NoiseLearner(method, evaluator, derive_seed(seed, "noise"), prior)
 
     @property
     def finished(self) -> bool:
@@ -72,7 +77,9 @@ class Trial:
         scored = score_noise(
             learner.noise, self.method, self.cohort, self.encoder, self.assets, seed=self.seed
         )
-        queries = QueryCount(noise=learner.queries, scoring=scored.queries)
+        queries = QueryCount(
+            noise=learner.queries, scoring=scored.queries, surrogate=learner.surrogate_passes
+        )
         metrics: dict[str, Measured] = {
             **scored.metrics,
             "queries": exactly(queries.total),
@@ -133,6 +140,7 @@ class Trial:
             self.encoder.fingerprint,
             self.assets.seed,
             np.asarray(self.assets.split.train).tolist(),
+            None if self.learner.prior is None else self.learner.prior.fingerprint,
         )
 
 
@@ -144,12 +152,13 @@ def run_trial(
     *,
     seed: int,
     report: Report | None = None,
+    prior: SurrogatePrior | None = None,
 ) -> TrialResult:
     """Learn and score one noise in this process; `report` hears of every epoch.
 
     A pure function of its arguments: the same call gives the same ε bit for bit on one machine.
     """
-    trial = Trial(method, cohort, encoder, assets, seed)
+    trial = Trial(method, cohort, encoder, assets, seed, prior)
     while not trial.finished:
         progress = trial.advance()
         if report is not None:

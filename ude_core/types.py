@@ -49,7 +49,8 @@ BatchMode = Literal["per_perturbation", "per_iteration"]
 Perturbation = Literal["normal", "rademacher"]
 BasisName = Literal["pixel", "low_frequency", "grid", "patch", "tile"]
 ObjectiveName = Literal["cross_entropy", "confusion"]
-MethodName = Literal["gezo", "whitebox"]
+MethodName = Literal["gezo", "spsa", "zo_sgd", "antithetic_adam", "guided", "cma_es", "whitebox"]
+"""The paper's are gezo and whitebox; the others stand beside them for comparison (`optimizers`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,8 @@ class MethodConfig:
     """How one noise is learnt. The defaults are the paper's (Alg. 1, section 3.2).
 
     `queries` fixes what a trial may spend on learning the noise; the epochs then follow from it.
+    `target_auc_band` (ours) ends a trial early, once the frozen attribute AUC is within so many
+    points of 50; see `learner.plan` for what watching it costs.
     """
 
     name: MethodName = "gezo"
@@ -76,7 +79,9 @@ class MethodConfig:
     basis_size: int = 14
     objective: ObjectiveName = "cross_entropy"
     carry_state: bool = False
-    learning_rate: float = 0.01  # Adam, white-box only
+    learning_rate: float = 0.01  # of every method but gezo and cma_es
+    prior_weight: float = 0.5  # guided: share of each direction's square that is the prior's
+    target_auc_band: float | None = None  # percentage points
     pixels: PixelPipeline = "paper"
 
 
@@ -130,11 +135,16 @@ class ScoringConfig:
 
 @dataclass(frozen=True, slots=True)
 class QueryCount:
-    """Images passed once through the encoder, by what they were spent on."""
+    """Images passed once through the encoder, by what they were spent on.
+
+    `surrogate` counts passes through an open surrogate encoder (`guided`), which nobody charges
+    for: they are told apart and never part of `total`.
+    """
 
     attribute: int = 0
     noise: int = 0
     scoring: int = 0
+    surrogate: int = 0
 
     @property
     def total(self) -> int:

@@ -1,0 +1,108 @@
+"""From a method to its ask/tell optimiser: the one place that knows them all by name.
+
+gezo is the paper's (Alg. 1). spsa, zo_sgd and cma_es are the field's, offered for comparison;
+antithetic_adam and guided are ours. White-box UDE takes gradients, so it is not one of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, assert_never
+
+from ude_core.antithetic import AntitheticAdam, Guided, Prior
+from ude_core.cma_es import CmaEs
+from ude_core.errors import SettingError
+from ude_core.gezo import Gezo
+from ude_core.noise import make_basis
+from ude_core.optimizer import AskTellOptimizer
+from ude_core.spsa import Spsa, ZoSgd
+from ude_core.types import MethodConfig
+
+
+def make_optimizer(
+    method: MethodConfig, image_size: int, prior: Prior | None = None
+) -> AskTellOptimizer[Any]:
+    """Return the optimiser `method.name`. Settings it has no use for are left unread.
+
+    Raises SettingError where `basis_size` does not fit the image, a prior is missing (guided) or
+    has no use (any other), or `prior_weight` is outside [0, 1]; ValueError for whitebox.
+    """
+    _check_prior(method, prior)
+    basis = make_basis(method.basis, image_size, method.basis_size)
+    match method.name:
+        case "gezo":
+            return Gezo(
+                basis=basis,
+                step_size=method.step_size,
+                step_decay=method.step_decay,
+                momentum=method.momentum,
+                samples=method.samples,
+                perturbation=method.perturbation,
+                max_norm=method.max_norm,
+                carry_state=method.carry_state,
+            )
+        case "spsa":
+            return Spsa(
+                basis=basis,
+                step_size=method.step_size,
+                learning_rate=method.learning_rate,
+                momentum=method.momentum,
+                samples=method.samples,
+                perturbation=method.perturbation,
+                max_norm=method.max_norm,
+            )
+        case "zo_sgd":
+            return ZoSgd(
+                basis=basis,
+                step_size=method.step_size,
+                learning_rate=method.learning_rate,
+                samples=method.samples,
+                perturbation=method.perturbation,
+                max_norm=method.max_norm,
+            )
+        case "antithetic_adam":
+            return AntitheticAdam(
+                basis=basis,
+                step_size=method.step_size,
+                learning_rate=method.learning_rate,
+                samples=method.samples,
+                perturbation=method.perturbation,
+                max_norm=method.max_norm,
+            )
+        case "guided":
+            if prior is None:
+                raise SettingError(
+                    "method.name is guided and no prior was given (expected a surrogate's "
+                    "gradient); pass Trial(..., prior=make_surrogate(...))"
+                )
+            return Guided(
+                basis=basis,
+                step_size=method.step_size,
+                learning_rate=method.learning_rate,
+                samples=method.samples,
+                perturbation=method.perturbation,
+                max_norm=method.max_norm,
+                prior=prior,
+                prior_weight=method.prior_weight,
+            )
+        case "cma_es":
+            return CmaEs(
+                basis=basis,
+                step_size=method.step_size,
+                samples=method.samples,
+                max_norm=method.max_norm,
+            )
+        case "whitebox":
+            raise ValueError("whitebox is told gradients, not losses; use whitebox.Whitebox")
+        case _:
+            assert_never(method.name)
+
+
+def _check_prior(method: MethodConfig, prior: Prior | None) -> None:
+    if prior is not None and method.name != "guided":
+        raise SettingError(
+            f"a prior was given and method.name is {method.name} (expected guided); drop one"
+        )
+    if not 0 <= method.prior_weight <= 1:
+        raise SettingError(
+            f"prior_weight is {method.prior_weight:g} (expected in [0, 1]); change it"
+        )
