@@ -1,7 +1,8 @@
 """A white-box step whose attribute head is saturated, over one whose is not.
 
-A saturated softmax sends denormal gradients back. Processes that do not flush them pay up to 80
-times the step; with `prepare_process` the two cost the same.
+A saturated softmax sends denormal gradients back. Where the processor handles denormals in
+microcode, a process that does not flush them pays many times the step; `prepare_process` flushes
+them. The details say what not flushing costs on this processor, which may be nothing.
 """
 
 from __future__ import annotations
