@@ -137,7 +137,9 @@ class ProgressView:
 
     def _table(self) -> Table:
         with self._lock:
-            table = Table(title=f"study {self._name}", title_justify="left", expand=False)
+            table = Table(
+                title=f"study {self._name}", title_justify="left", expand=False, show_header=False
+            )
             table.add_column("")
             table.add_column("", justify="right")
             failed = f" ({self._failed} failed)" if self._failed else ""

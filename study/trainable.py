@@ -143,12 +143,7 @@ class NoiseTrainable(tune.Trainable):
 def _advance(trial: Trial, seconds: float) -> Progress | None:
     """Learn to the end of the epoch and return it, or None where `seconds` are over before."""
     deadline = time.monotonic() + seconds
-    learner = trial.learner
-    while True:
-        learner.step()
-        if learner.finished or learner.iteration % learner.schedule.per_epoch == 0:
-            progress = learner.progress()
-            trial.curve.append(progress)
-            return progress
-        if time.monotonic() >= deadline:
-            return None
+    progress = trial.step()
+    while progress is None and time.monotonic() < deadline:
+        progress = trial.step()
+    return progress

@@ -152,9 +152,13 @@ class NoiseLearner:
         """Run to the end of the current epoch and return what it came to."""
         while True:
             self.step()
-            if self.finished or self.iteration % self.schedule.per_epoch == 0:
-                break
-        return self.progress()
+            if self.at_epoch_end:
+                return self.progress()
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether the last step ended an epoch, or all of them."""
+        return self.finished or self.iteration % self.schedule.per_epoch == 0
 
     def step(self) -> None:
         """Make one local iteration; a non-finite loss ends the trial at its last finite noise."""

@@ -66,8 +66,18 @@ class Trial:
         return self.learner.finished
 
     def advance(self) -> Progress:
-        """Learn for one epoch and return what it came to."""
-        progress = self.learner.advance()
+        """Learn to the end of the epoch and return what it came to."""
+        while True:
+            progress = self.step()
+            if progress is not None:
+                return progress
+
+    def step(self) -> Progress | None:
+        """Make one local iteration; return what the epoch came to where it ends one."""
+        self.learner.step()
+        if not self.learner.at_epoch_end:
+            return None
+        progress = self.learner.progress()
         self.curve.append(progress)
         return progress
 
