@@ -151,10 +151,15 @@ def front_html(front: Front) -> str:
         title={"text": f"{name}<br><sup>open circles: no better than random noise</sup>"},
         xaxis={"title": {"text": _axis(front, 0)}},
         yaxis={"title": {"text": _axis(front, -1)}},
-        legend={"orientation": "h", "y": -0.2},
+        legend={"orientation": "h", "y": -0.1},
         template="plotly_white",
     )
-    body = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
+    body = figure.to_html(
+        full_html=False,
+        include_plotlyjs=True,
+        default_height="96vh",
+        config={"displaylogo": False, "responsive": True},
+    )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title></head>'
         f"<body>{body}</body></html>\n"
