@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from toy import CountingEncoder, ToyEncoder, toy_cohort
-from ude_core.assets import StudyAssets, prepare, study_fingerprint
+from ude_core.assets import StudyAssets, prepare
 from ude_core.cohorts.base import Cohort
 from ude_core.confirmation import confirm_noises
 from ude_core.errors import FingerprintError, SettingError
@@ -189,18 +189,6 @@ def test_clean_embeddings_are_paid_for_once(cohort: Cohort, tmp_path: Path) -> N
 def test_a_batch_larger_than_the_cohort_is_refused(cohort: Cohort, assets: StudyAssets) -> None:
     with pytest.raises(SettingError, match="batch_size is 999"):
         Trial(replace(METHOD, batch_size=999), cohort, ToyEncoder(), assets, seed=3)
-
-
-def test_the_fingerprint_follows_what_results_depend_on(cohort: Cohort) -> None:
-    base = study_fingerprint(cohort, ToyEncoder(), SplitConfig(), BIAS, SCORING)
-    changed = [
-        study_fingerprint(toy_cohort(seed=1), ToyEncoder(), SplitConfig(), BIAS, SCORING),
-        study_fingerprint(cohort, ToyEncoder(fingerprint="x"), SplitConfig(), BIAS, SCORING),
-        study_fingerprint(cohort, ToyEncoder(), SplitConfig(test=0.2), BIAS, SCORING),
-        study_fingerprint(cohort, ToyEncoder(), SplitConfig(), replace(BIAS, gap=0.1), SCORING),
-    ]
-    assert base == study_fingerprint(toy_cohort(), ToyEncoder(), SplitConfig(), BIAS, SCORING)
-    assert len({base, *changed}) == 5
 
 
 def test_confirmation_scores_on_the_test_patients_alone(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -88,14 +88,6 @@ def prepare(
         rng=torch_generator(seed, "attribute head"),
     )
     return StudyAssets(seed, bias, scoring, parts, draws, clean, attribute_head, queries)
-
-
-def study_fingerprint(
-    cohort: Cohort, encoder: Encoder, split: SplitConfig, bias: BiasConfig, scoring: ScoringConfig
-) -> str:
-    """Return a digest that changes when any result of the study would, the search aside."""
-    settings = [asdict(part) for part in (split, bias, scoring)]
-    return digest(cohort.fingerprint, encoder.fingerprint, settings)
 
 
 def cached_embeddings(
