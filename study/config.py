@@ -19,6 +19,7 @@ from pydantic import (
 from study import names
 from study.documents import Document, override, parse
 from study.documents import Path as DocumentPath
+from study.encoder_sections import EncoderSection, PhantomVitEncoder
 from study.explain import InconsistentError, explain, nearest
 from study.metric_names import DISEASE_METRICS, STUDY_METRICS, Direction
 from study.searched import Between, Choices, Searched, search_problems
@@ -29,13 +30,11 @@ from study.sections import (
     CsvCohort,
     MethodSection,
     PhantomCohort,
-    PhantomVitEncoder,
     Resources,
     Sampler,
     ScoringSection,
     Section,
     SplitSection,
-    TimmEncoder,
 )
 from ude_core.errors import SettingError, UserError
 
@@ -63,7 +62,7 @@ class StudyConfig(Section):
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
     cohort: Annotated[PhantomCohort | CsvCohort, Field(discriminator="kind")]
-    encoder: Annotated[PhantomVitEncoder | TimmEncoder, Field(discriminator="kind")]
+    encoder: EncoderSection
     method: MethodSection = Field(default_factory=MethodSection)
     search: dict[str, Searched]
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1, strict=False)] = (
@@ -243,7 +242,7 @@ def _located(config: StudyConfig, document: Document, folder: Path) -> StudyConf
         root = checkpoint_base = absolute(config.cohort.root, place, base_of(place))
         cohort = config.cohort.model_copy(update={"root": str(root)})
         config = config.model_copy(update={"cohort": cohort})
-    if isinstance(config.encoder, TimmEncoder):
+    if not isinstance(config.encoder, PhantomVitEncoder):
         place = ("encoder", "checkpoint")
         checkpoint = absolute(config.encoder.checkpoint, place, checkpoint_base)
         encoder = config.encoder.model_copy(update={"checkpoint": str(checkpoint)})

@@ -10,7 +10,8 @@ from typing import Any, assert_never
 import numpy as np
 
 from study.config import StudyConfig
-from study.sections import CsvCohort, PhantomCohort, PhantomVitEncoder, TimmEncoder
+from study.encoder_sections import MedicalMaeEncoder, PhantomVitEncoder, TimmEncoder
+from study.sections import CsvCohort, PhantomCohort
 from ude_core.assets import StudyAssets, prepare
 from ude_core.cohorts.base import Cohort
 from ude_core.cohorts.csv_cohort import load_csv
@@ -79,6 +80,7 @@ def load_cohort(config: StudyConfig, cache: Path | None) -> Cohort:
 
 def load_encoder(config: StudyConfig) -> Encoder:
     """Return the frozen encoder, on the accelerator where a trial is given one."""
+    device = "cuda" if config.resources.gpus_per_trial > 0 else "cpu"
     match config.encoder:
         case PhantomVitEncoder():
             return load_phantom_vit()
@@ -93,7 +95,18 @@ def load_encoder(config: StudyConfig) -> Encoder:
                 std=chosen.std,
                 channels=chosen.channels,
                 model_options=chosen.model_options,
-                device="cuda" if config.resources.gpus_per_trial > 0 else "cpu",
+                device=device,
+            )
+        case MedicalMaeEncoder() as chosen:
+            from ude_core.encoders import medical_mae  # imports timm: seconds
+
+            return medical_mae.MedicalMae(
+                Path(chosen.checkpoint),
+                image_size=chosen.image_size,
+                preprocessing=chosen.preprocessing,
+                global_pool=chosen.global_pool,
+                heads=chosen.heads,
+                device=device,
             )
         case _:
             assert_never(config.encoder)

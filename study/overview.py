@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 from rich.table import Table
 
+from study.encoder_sections import ENCODERS
 from study.ledger import Ledger
 from study.names import Layout
-from study.sections import PhantomVitEncoder, TimmEncoder
 from ude_core.errors import UserError
 
 
@@ -77,5 +77,5 @@ def encoder_kinds() -> list[dict[str, Any]]:
             "about": " ".join((section.__doc__ or "").split("\n\n")[0].split()),
             "settings": [name for name in section.model_fields if name != "kind"],
         }
-        for section in (PhantomVitEncoder, TimmEncoder)
+        for section in ENCODERS
     ]

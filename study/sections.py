@@ -16,7 +16,6 @@ from ude_core.cohorts.csv_settings import (
     Uncertain,
 )
 from ude_core.cohorts.phantom import DISEASES, PhantomConfig
-from ude_core.encoders.phantom_vit import IMAGE_SIZE as PHANTOM_VIT_SIZE
 from ude_core.types import (
     BasisName,
     BatchMode,
@@ -106,33 +105,6 @@ class CsvCohort(Section):
     def to_engine(self) -> CsvSettings:
         """Return the engine's setting. Raises SettingError where choices do not fit together."""
         return CsvSettings(**self.model_dump(exclude={"kind", "root", "image_size"}))
-
-
-class PhantomVitEncoder(Section):
-    """The small vision transformer that ships with the package."""
-
-    kind: Literal["phantom_vit"] = "phantom_vit"
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square images it takes, in pixels."""
-        return PHANTOM_VIT_SIZE
-
-
-class TimmEncoder(Section):
-    """A frozen timm model from a local checkpoint, which may be relative to `cohort.root`.
-
-    Pixels in [0, 1] are normalized as (x - mean) / std, the same for all `channels`.
-    """
-
-    kind: Literal["timm"]
-    model: Annotated[str, Field(min_length=1)]
-    checkpoint: Annotated[str, Field(min_length=1)]
-    image_size: Annotated[int, Field(ge=8)] = 224
-    mean: float = 0.5
-    std: Positive = 0.5
-    channels: Count = 3
-    model_options: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
 
 
 class MethodSection(Section):

@@ -283,7 +283,7 @@ def test_a_place_that_cannot_be_written_is_named(study: Study, tmp_path: Path) -
 
 def test_encoder_list() -> None:
     kinds = json.loads(run("encoder", "list", "--json").stdout)
-    assert [kind["kind"] for kind in kinds] == ["phantom_vit", "timm"]
+    assert [kind["kind"] for kind in kinds] == ["phantom_vit", "timm", "medical_mae"]
     assert "checkpoint" in run("encoder", "list").stdout
 
 

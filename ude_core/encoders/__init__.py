@@ -1,1 +1,1 @@
-"""Frozen foundation models behind one protocol: `base`, then `timm_encoder` and `phantom_vit`."""
+"""Frozen foundation models behind one protocol: `base`, then `timm_encoder`, `medical_mae`, `phantom_vit`."""

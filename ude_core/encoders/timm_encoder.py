@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import pickle
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
@@ -23,13 +25,51 @@ BATCH_SIZES = {"cpu": 4, "cuda": 256}
 """Images a pass by device: a CPU is fastest while activations stay in its cache."""
 
 
-class TimmEncoder:
-    """φ from `timm.create_model(model, num_classes=0)`, strict load, eval mode, never trained.
+class FrozenNetwork:
+    """φ from a network in this process: eval mode, never trained, batch norms folded.
 
     One gray channel is repeated to `channels`, then normalised by `mean` and `std` (pixel units).
     """
 
     differentiable = True
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        image_size: int,
+        mean: float,
+        std: float,
+        channels: int,
+        device: str,
+        identity: Sequence[object],
+    ) -> None:
+        """`identity` says which weights in which architecture: the rest of the fingerprint."""
+        self._network = network
+        self.device = torch.device(device)
+        self._network.eval().requires_grad_(False)
+        self._network = fold_batch_norms(
+            self._network, torch.rand(2, channels, image_size, image_size, generator=_probe_rng())
+        ).to(self.device)
+        self._network.to(memory_format=torch.channels_last)
+        self.name = name
+        self.image_size = image_size
+        self.batch_size = BATCH_SIZES.get(self.device.type, 32)
+        self._mean, self._std, self._channels = mean, std, channels
+        self.embedding_dim = int(self._network.num_features)  # type: ignore[arg-type]
+        self.fingerprint = digest(*identity, image_size, mean, std, channels)
+
+    def encode(self, pixels: Pixels) -> Embeddings:
+        """Return φ(pixels), shape (images, embedding_dim), float32. One query an image."""
+        normalized = (pixels - self._mean) / self._std
+        images = normalized.expand(-1, self._channels, -1, -1)
+        embeddings: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
+        return embeddings
+
+
+class TimmEncoder(FrozenNetwork):
+    """φ from `timm.create_model(model, num_classes=0)`, loaded strictly."""
 
     def __init__(
         self,
@@ -43,50 +83,46 @@ class TimmEncoder:
         model_options: Mapping[str, Any] | None = None,
         device: str = "cpu",
     ) -> None:
+        """Raises SettingError where timm has no such model or the checkpoint does not fit it."""
         options = dict(model_options or {})
         if model not in timm.list_models():
             near = timm.list_models(f"*{model.split('_', maxsplit=1)[0]}*")[:5]
             raise SettingError(
                 f"encoder.model is '{model}' (expected a timm model); near it: {', '.join(near)}"
             )
-        self._network: nn.Module = timm.create_model(
-            model, num_classes=0, in_chans=channels, **options
-        )
-        _load_strict(self._network, read_checkpoint(checkpoint), checkpoint)
-        self.device = torch.device(device)
-        self._network.eval().requires_grad_(False)
-        self._network = fold_batch_norms(
-            self._network, torch.rand(2, channels, image_size, image_size, generator=_probe_rng())
-        ).to(self.device)
-        self._network.to(memory_format=torch.channels_last)
-        self.name = model
-        self.image_size = image_size
-        self.batch_size = BATCH_SIZES.get(self.device.type, 32)
-        self._mean, self._std, self._channels = mean, std, channels
-        self.embedding_dim = int(self._network.num_features)  # type: ignore[arg-type]
-        self.fingerprint = digest(
-            "timm", model, options, sha256_file(checkpoint), image_size, mean, std, channels
+        network: nn.Module = timm.create_model(model, num_classes=0, in_chans=channels, **options)
+        _load_strict(network, read_checkpoint(checkpoint), checkpoint)
+        super().__init__(
+            network,
+            name=model,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            channels=channels,
+            device=device,
+            identity=("timm", model, options, sha256_file(checkpoint)),
         )
 
-    def encode(self, pixels: Pixels) -> Embeddings:
-        """Return φ(pixels), shape (images, embedding_dim), float32. One query an image."""
-        normalized = (pixels - self._mean) / self._std
-        images = normalized.expand(-1, self._channels, -1, -1)
-        embeddings: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
-        return embeddings
 
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path, safe: Sequence[type] = ()) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, or of a .pth read with `weights_only`.
 
-    A .pth may hold the state dict itself or under `model` or `state_dict`.
+    A .pth may hold the state dict itself or under `model` or `state_dict`; beside it, plain values,
+    and objects of the `safe` classes alone.
     Raises SettingError where the file is missing or is neither.
     """
     if not path.is_file():
         raise SettingError(f"encoder.checkpoint is '{path}': no such file; give a local checkpoint")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(list(safe)):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        raise SettingError(
+            f"encoder.checkpoint is '{path}': it cannot be read as tensors: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -106,6 +142,8 @@ def fold_batch_norms(network: nn.Module, probe: Tensor) -> nn.Module:
     the order of the modules and proved on `probe`: where the embeddings differ by more than a
     ten-thousandth, the network comes back as it was.
     """
+    if not any(isinstance(module, BatchNormAct2d) for module in network.modules()):
+        return network
     folded = copy.deepcopy(network)
     for module in folded.modules():
         children = list(module.named_children())
