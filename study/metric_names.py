@@ -35,6 +35,7 @@ STUDY_METRICS: dict[str, Direction] = {
     "attribute_cross_entropy": "maximize",
     "noise_l2": "minimize",
     "psnr_db": "maximize",
+    "ssim": "maximize",
     "queries": "minimize",
 }
 """Measured per trial; the first six are means over the diseases."""

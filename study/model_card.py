@@ -16,10 +16,11 @@ _PIPELINES = {
 
 
 _FIDELITY = (
-    ("noise_l2", "norm ‖ε‖₂, in pixel units", ""),
-    ("psnr_db", "peak signal-to-noise ratio against the un-edited image", " dB"),
-    ("attribute_auc_frozen", "attribute AUC of the classifier it was learnt against", " %"),
-    ("attribute_auc_retrained", "attribute AUC of a fresh probe on edited images", " %"),
+    ("noise_l2", "norm ‖ε‖₂, in pixel units", "{:.1f}"),
+    ("psnr_db", "peak signal-to-noise ratio against the un-edited image", "{:.1f} dB"),
+    ("ssim", "structural similarity to the un-edited image (1 is unchanged)", "{:.3f}"),
+    ("attribute_auc_frozen", "attribute AUC of the classifier it was learnt against", "{:.1f} %"),
+    ("attribute_auc_retrained", "attribute AUC of a fresh probe on edited images", "{:.1f} %"),
 )
 
 
@@ -106,8 +107,8 @@ def _table(facts: BundleFacts, goals: Sequence[Goal], diseases: Sequence[str]) -
 
 def _fidelity(facts: BundleFacts) -> str:
     lines = [
-        f"- {text}: {value.mean:.1f}{unit}"
-        for name, text, unit in _FIDELITY
+        f"- {text}: {form.format(value.mean)}"
+        for name, text, form in _FIDELITY
         if isinstance(value := facts.metrics.get(name), Interval)
     ]
     return "\n".join(lines) or "- not measured"

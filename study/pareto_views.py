@@ -62,14 +62,15 @@ def title(name: str) -> str:
 
 
 def measured_text(value: Measured | None) -> str:
-    """Return "mean [low, high]", or a dash where there is no value.
+    """Return "mean [low, high]", or a dash where there is no value; three decimals within ±1.
 
-    >>> measured_text(Interval(12.34, 8.0, 17.06))
-    '12.3 [8.0, 17.1]'
+    >>> measured_text(Interval(12.34, 8.0, 17.06)), measured_text(Interval(0.98, 0.98, 0.98))
+    ('12.3 [8.0, 17.1]', '0.980 [0.980, 0.980]')
     """
     if not isinstance(value, Interval):
         return "–"
-    return f"{value.mean:.1f} [{value.low:.1f}, {value.high:.1f}]"
+    digits = 3 if max(map(abs, (value.mean, value.low, value.high))) <= 1 else 1
+    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
 def varying(several: Sequence[Parameters]) -> tuple[str, ...]:

@@ -72,7 +72,8 @@ def test_every_metric_of_the_contract_is_there(cohort: Cohort, assets: StudyAsse
             assert f"{disease}/{name}" in metrics
     per_trial = (
         "eo_gap selection_rate_symmetric_gap accuracy attribute_auc_frozen "
-        "attribute_auc_retrained attribute_cross_entropy eo_gap_vs_random noise_l2 psnr_db queries"
+        "attribute_auc_retrained attribute_cross_entropy eo_gap_vs_random noise_l2 psnr_db ssim "
+        "queries"
     )
     assert set(per_trial.split()) <= set(metrics)
 
@@ -237,6 +238,7 @@ def test_a_noise_free_trial_has_no_psnr_and_no_controls(
 
     scored = score_noise(zero_noise(16), METHOD, cohort, ToyEncoder(), assets, seed=1)
     assert not isinstance(scored.metrics["psnr_db"], Interval)
+    assert scored.metrics["ssim"] == Interval(1.0, 1.0, 1.0)
     assert "eo_gap_vs_random" not in scored.metrics
     clean = score_reference(cohort, assets)
     for name in ("eo_gap", "accuracy", "attribute_auc_retrained"):

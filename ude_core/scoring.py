@@ -22,6 +22,7 @@ from ude_core.metrics.rates import aurocs
 from ude_core.noise import apply_noise, make_basis, noise_l2, psnr_db, random_noise, to_pixels
 from ude_core.objective import attribute_cross_entropy
 from ude_core.seeding import numpy_generator, torch_generator
+from ude_core.ssim import ssim
 from ude_core.types import (
     Embeddings,
     HeadConfig,
@@ -159,10 +160,11 @@ def score_noise(
     metrics = _development_metrics(embeddings, cohort, assets)
     metrics |= attribute_metrics(embeddings, cohort, assets)
     pixels = to_pixels(images[:: max(1, len(images) // FIDELITY_SAMPLE)])
+    edited = apply_noise(pixels, noise, method.pixels)
     metrics["noise_l2"] = exactly(float(noise_l2(noise)))
-    metrics["psnr_db"] = _finite(
-        psnr_db(pixels, apply_noise(pixels, noise, method.pixels)), "the edit changes no pixel"
-    )
+    metrics["psnr_db"] = _finite(psnr_db(pixels, edited), "the edit changes no pixel")
+    likeness = ssim(pixels, edited)
+    metrics["ssim"] = likeness if isinstance(likeness, Undefined) else exactly(likeness)
     controls = []
     for draw in control_noises(noise, method, assets.scoring.controls, seed):
         control = embed_images(encoder, images, draw, method.pixels)
