@@ -32,7 +32,12 @@ def trials(
         atomic_write(csv, trials_view.trials_csv(records).encode())
         typer.echo(f"{len(records)} trials in {csv}", err=True)
     if as_json:
-        typer.echo(json.dumps({"study": opened.name, "trials": trials_view.trials_json(records)}))
+        everything = {
+            "study": opened.name,
+            "preparation": trials_view.preparation_json(opened.reference),
+            "trials": trials_view.trials_json(records),
+        }
+        typer.echo(json.dumps(everything))
     elif csv is None:
         goals = [(goal.metric, goal.direction) for goal in opened.config.objectives]
         show(trials_view.trials_table(opened.name, records, [name for name, _ in goals]))

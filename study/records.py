@@ -22,8 +22,9 @@ class TrialRecord:
     """One trial as the ledger holds it.
 
     `metrics` has the contract's names and is empty until the trial ended; `queries` counts images
-    through the encoder, 0 until then. `reason` says why a trial failed or was pruned. `outcome` is
-    the engine's word on a finished noise (improved, no_improvement, diverged).
+    through the encoder, 0 until then, and `queries_by_phase` tells what on (`QueryCount`). `reason`
+    says why a trial failed or was pruned. `outcome` is the engine's word on a finished noise
+    (improved, no_improvement, diverged).
     """
 
     number: int
@@ -32,6 +33,7 @@ class TrialRecord:
     seed: int
     metrics: Mapping[str, Measured] = field(default_factory=dict)
     queries: int = 0
+    queries_by_phase: Mapping[str, int] = field(default_factory=dict)
     reason: str = ""
     folder: Path = Path()
     started: datetime | None = None

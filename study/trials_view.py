@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -12,7 +12,7 @@ from rich.table import Table
 from study.pareto_views import measured_text, params_text, title, varying
 from study.records import TrialRecord
 from ude_core.results import metrics_to_json
-from ude_core.types import Interval
+from ude_core.types import Interval, Measured
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -50,6 +50,7 @@ def trials_json(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
             "params": dict(record.params),
             "metrics": metrics_to_json(record.metrics),
             "queries": record.queries,
+            "queries_by_phase": dict(record.queries_by_phase),
             "outcome": record.outcome,
             "reason": record.reason,
             "started": record.started.isoformat() if record.started else None,
@@ -57,6 +58,15 @@ def trials_json(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
         }
         for record in records
     ]
+
+
+def preparation_json(reference: Mapping[str, Measured]) -> dict[str, int]:
+    """Return what preparing the study cost before any trial, by phase, from its reference."""
+    phases = {"attribute": "queries_attribute", "surrogate": "surrogate_passes"}
+    known = {phase: reference.get(name) for phase, name in phases.items()}
+    return {
+        phase: round(value.mean) for phase, value in known.items() if isinstance(value, Interval)
+    }
 
 
 def trials_csv(records: Sequence[TrialRecord]) -> str:

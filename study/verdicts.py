@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def judge(result: TrialResult, objectives: Sequence[str]) -> Verdict:
     content = {
         "metrics": metrics_to_json(metrics),
         "queries": result.queries.total,
+        "queries_by_phase": asdict(result.queries),
         "outcome": result.outcome,
         "reason": "; ".join(problems) or result.note,
     }
@@ -70,6 +71,7 @@ def record_of(trial: FrozenTrial, seed: int, folder: Path) -> TrialRecord:
         seed=seed,
         metrics=metrics_from_json(content.get("metrics") or {}),
         queries=int(content.get("queries") or 0),
+        queries_by_phase=content.get("queries_by_phase") or {},
         reason=str(content.get("reason") or ""),
         folder=folder,
         started=trial.datetime_start,

@@ -103,6 +103,7 @@ class NoiseLearner:
         self.evaluator = evaluator
         self.schedule = plan(method, len(evaluator.images))
         self.iteration = 0
+        self._spent = 0
         self.outcome: Outcome = "improved"
         self.note = ""
         self._rng = torch.Generator().manual_seed(seed)
@@ -133,10 +134,8 @@ class NoiseLearner:
 
     @property
     def queries(self) -> int:
-        """Queries spent so far."""
-        schedule = self.schedule
-        learning = self.iteration * schedule.queries_per_iteration
-        return learning + self._checks * schedule.check_images
+        """Queries spent so far, those of an iteration that failed included."""
+        return self._spent + self._checks * self.schedule.check_images
 
     @property
     def surrogate_passes(self) -> int:
@@ -221,6 +220,7 @@ class NoiseLearner:
         size = self.method.batch_size
         minibatches = np.stack([self._permutation()[:size] for _ in range(rows)])
         measured = self.evaluator.evaluate(candidates.noises, minibatches)  # 2·C·B queries
+        self._spent += self.schedule.queries_per_iteration
         self._state = optimizer.tell(self._state, candidates, measured.losses)
         self._loss = float(measured.losses.min())
         self._observe(measured.cross_entropy)
@@ -230,6 +230,7 @@ class NoiseLearner:
         start = self.iteration % self.schedule.per_epoch * self.method.batch_size
         minibatch = self._order[start : start + self.method.batch_size]
         measured = self.evaluator.gradient(state.noise, minibatch)  # B queries, with gradients
+        self._spent += self.schedule.queries_per_iteration
         self._state = optimizer.tell(state, measured.gradient)
         self._loss = measured.loss
         self._observe(torch.tensor([measured.cross_entropy]))
@@ -253,6 +254,7 @@ class NoiseLearner:
         tensors = {"rng": self._rng.get_state(), "order": torch.from_numpy(self._order)}
         scalars: dict[str, Any] = {
             "iteration": self.iteration,
+            "spent": self._spent,
             "outcome": self.outcome,
             "note": self.note,
             "seconds": self._seconds,
@@ -281,7 +283,7 @@ class NoiseLearner:
         self._state = type(self._state)(**values)
         self._rng.set_state(tensors["rng"])
         self._order = tensors["order"].numpy()
-        self.iteration = scalars["iteration"]
+        self.iteration, self._spent = scalars["iteration"], scalars["spent"]
         self.outcome, self.note = scalars["outcome"], scalars["note"]
         self._seconds = scalars["seconds"]
         self._loss, self._cross_entropy = scalars["loss"], scalars["cross_entropy"]

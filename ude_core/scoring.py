@@ -174,10 +174,13 @@ def score_noise(
 
 
 def score_reference(cohort: Cohort, assets: StudyAssets) -> Metrics:
-    """Return the same metrics for ERM: heads on φ(x), the embeddings `prepare` already paid for."""
+    """Return the same metrics for ERM: heads on φ(x), the embeddings `prepare` already paid for.
+
+    `queries_attribute` is what they cost: the study's, since every trial shares them.
+    """
     metrics = _development_metrics(assets.clean, cohort, assets)
     metrics |= attribute_metrics(assets.clean, cohort, assets)
-    return metrics | {"noise_l2": exactly(0.0)}
+    return metrics | {"noise_l2": exactly(0.0), "queries_attribute": exactly(assets.queries)}
 
 
 def attribute_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAssets) -> Metrics:

@@ -94,7 +94,10 @@ class Trial:
             **scored.metrics,
             "queries": exactly(queries.total),
             "queries_noise": exactly(queries.noise),
+            "queries_scoring": exactly(queries.scoring),
         }
+        if learner.prior is not None:
+            metrics["surrogate_passes"] = exactly(queries.surrogate)
         return TrialResult(
             noise=learner.noise,
             metrics=metrics,

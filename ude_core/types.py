@@ -137,6 +137,8 @@ class ScoringConfig:
 class QueryCount:
     """Images passed once through the encoder, by what they were spent on.
 
+    `attribute` are the clean images that the attribute head and ERM learn from. A study pays for
+    them once (`StudyAssets.queries`), so a trial's own count of them is 0.
     `surrogate` counts passes through an open surrogate encoder (`guided`), which nobody charges
     for: they are told apart and never part of `total`.
     """
