@@ -63,6 +63,7 @@ class StudyConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     cohort: Annotated[PhantomCohort | CsvCohort, Field(discriminator="kind")]
     encoder: EncoderSection
+    surrogate: EncoderSection | None = None
     method: MethodSection = Field(default_factory=MethodSection)
     search: dict[str, Searched]
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1, strict=False)] = (
@@ -86,6 +87,7 @@ class StudyConfig(Section):
         names.slug(self.study)
         problems = [
             *self._size_problems(),
+            *self._surrogate_problems(),
             *self._epochs_problems(),
             *search_problems(self.search),
             *_objective_problems(self),
@@ -100,6 +102,30 @@ class StudyConfig(Section):
                 ("cohort", "image_size"),
                 f"cohort.image_size is {self.cohort.image_size} and the encoder takes "
                 f"{self.encoder.image_size}; make them equal",
+            )
+
+    def _surrogate_problems(self) -> Iterator[tuple[DocumentPath, str]]:
+        searched = self.search.get("name")
+        methods = searched.choices if isinstance(searched, Choices) else (self.method.name,)
+        guided, surrogate = "guided" in methods, self.surrogate
+        if guided and surrogate is None:
+            place = ("search", "name") if searched else ("method", "name")
+            yield (
+                place,
+                "method guided needs a surrogate: give an open encoder, another than the one "
+                "attacked, under surrogate",
+            )
+        if surrogate is not None and not guided:
+            yield (
+                ("surrogate",),
+                f"surrogate is given and no method uses it ({', '.join(map(str, methods))}; "
+                "expected guided); remove it",
+            )
+        if surrogate is not None and surrogate.image_size != self.cohort.image_size:
+            yield (
+                ("surrogate", "image_size"),
+                f"cohort.image_size is {self.cohort.image_size} and the surrogate takes "
+                f"{surrogate.image_size}; make them equal",
             )
 
     def _epochs_problems(self) -> Iterator[tuple[DocumentPath, str]]:
@@ -125,6 +151,7 @@ class StudyConfig(Section):
                 "budget": {"trials"},
                 "cohort": {"root"},
                 "encoder": {"checkpoint"},
+                "surrogate": {"checkpoint"},
             },
         )
 
@@ -236,17 +263,19 @@ def _located(config: StudyConfig, document: Document, folder: Path) -> StudyConf
     def absolute(text: str, path: DocumentPath, base: Path) -> Path:
         return (base / Path(_expanded(text, document.place(path))).expanduser()).resolve()
 
-    checkpoint_base = base_of(("encoder", "checkpoint"))
+    root: Path | None = None
     if isinstance(config.cohort, CsvCohort):
         place: DocumentPath = ("cohort", "root")
-        root = checkpoint_base = absolute(config.cohort.root, place, base_of(place))
+        root = absolute(config.cohort.root, place, base_of(place))
         cohort = config.cohort.model_copy(update={"root": str(root)})
         config = config.model_copy(update={"cohort": cohort})
-    if not isinstance(config.encoder, PhantomVitEncoder):
-        place = ("encoder", "checkpoint")
-        checkpoint = absolute(config.encoder.checkpoint, place, checkpoint_base)
-        encoder = config.encoder.model_copy(update={"checkpoint": str(checkpoint)})
-        config = config.model_copy(update={"encoder": encoder})
+    for name, chosen in (("encoder", config.encoder), ("surrogate", config.surrogate)):
+        if chosen is None or isinstance(chosen, PhantomVitEncoder):
+            continue
+        place = (name, "checkpoint")
+        checkpoint = absolute(chosen.checkpoint, place, root or base_of(place))
+        encoder = chosen.model_copy(update={"checkpoint": str(checkpoint)})
+        config = config.model_copy(update={name: encoder})
     return config
 
 

@@ -10,29 +10,42 @@ from typing import Any, assert_never
 import numpy as np
 
 from study.config import StudyConfig
-from study.encoder_sections import MedicalMaeEncoder, PhantomVitEncoder, TimmEncoder
-from study.sections import CsvCohort, PhantomCohort
+from study.encoder_sections import EncoderSection, MedicalMaeEncoder, PhantomVitEncoder, TimmEncoder
+from study.sections import CsvCohort, PhantomCohort, Resources
 from ude_core.assets import StudyAssets, prepare
 from ude_core.cohorts.base import Cohort
 from ude_core.cohorts.csv_cohort import load_csv
 from ude_core.cohorts.phantom import PhantomConfig, make_phantoms
 from ude_core.encoders.base import Encoder
 from ude_core.encoders.phantom_vit import load_phantom_vit
-from ude_core.storage import digest, staged
+from ude_core.errors import SettingError
+from ude_core.storage import digest, sha256_file, staged
+from ude_core.surrogate import Surrogate, SurrogatePrior, prepare_surrogate
+from ude_core.types import MethodConfig
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Materials:
-    """A study's cohort, encoder and assets, loaded in this process."""
+    """A study's cohort, encoder and assets, loaded in this process; a surrogate where it has one."""
 
     cohort: Cohort
     encoder: Encoder
     assets: StudyAssets
+    surrogate: Surrogate | None = None
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """What a resume must find unchanged."""
-        return {"cohort": self.cohort.fingerprint, "encoder": self.encoder.fingerprint}
+        known = {"cohort": self.cohort.fingerprint, "encoder": self.encoder.fingerprint}
+        if self.surrogate is not None:
+            known["surrogate"] = self.surrogate.encoder.fingerprint
+        return known
+
+    def prior(self, method: MethodConfig) -> SurrogatePrior | None:
+        """Return what guides a trial of `method`; None where nothing does."""
+        if self.surrogate is None or method.name != "guided":
+            return None
+        return self.surrogate.prior(method)
 
 
 def load_materials(config: StudyConfig, cache: Path) -> Materials:
@@ -42,6 +55,7 @@ def load_materials(config: StudyConfig, cache: Path) -> Materials:
     """
     cohort = load_cohort(config, cache)
     encoder = load_encoder(config)
+    open_encoder = load_surrogate(config, encoder)
     assets = prepare(
         cohort,
         encoder,
@@ -51,7 +65,10 @@ def load_materials(config: StudyConfig, cache: Path) -> Materials:
         seed=config.seed,
         cache=cache,
     )
-    return Materials(cohort, encoder, assets)
+    surrogate = None
+    if open_encoder is not None:
+        surrogate = prepare_surrogate(cohort, open_encoder, assets, cache=cache)
+    return Materials(cohort, encoder, assets, surrogate)
 
 
 def load_cohort(config: StudyConfig, cache: Path | None) -> Cohort:
@@ -80,8 +97,38 @@ def load_cohort(config: StudyConfig, cache: Path | None) -> Cohort:
 
 def load_encoder(config: StudyConfig) -> Encoder:
     """Return the frozen encoder, on the accelerator where a trial is given one."""
-    device = "cuda" if config.resources.gpus_per_trial > 0 else "cpu"
-    match config.encoder:
+    return _open_encoder(config.encoder, config.resources)
+
+
+def load_surrogate(config: StudyConfig, attacked: Encoder) -> Encoder | None:
+    """Return the open encoder that guides the search, if the study names one.
+
+    Raises SettingError where it is the encoder attacked, whatever its preprocessing: a search that
+    is guided by the gradients of what it attacks is white-box, not black-box.
+    """
+    if config.surrogate is None:
+        return None
+    try:
+        encoder = _open_encoder(config.surrogate, config.resources)
+    except SettingError as error:
+        raise SettingError(f"surrogate: {error}") from error
+    ours, theirs = _weights(config.surrogate), _weights(config.encoder)
+    if encoder.fingerprint == attacked.fingerprint or ours == theirs:
+        raise SettingError(
+            f"surrogate is {encoder.name}, the very encoder that is attacked (expected another "
+            "network); name another, or use method whitebox"
+        )
+    return encoder
+
+
+def _weights(section: EncoderSection) -> str:
+    """Return what tells one network's weights from another's."""
+    return section.kind if section.kind == "phantom_vit" else sha256_file(Path(section.checkpoint))
+
+
+def _open_encoder(section: EncoderSection, resources: Resources) -> Encoder:
+    device = "cuda" if resources.gpus_per_trial > 0 else "cpu"
+    match section:
         case PhantomVitEncoder():
             return load_phantom_vit()
         case TimmEncoder() as chosen:
@@ -109,7 +156,7 @@ def load_encoder(config: StudyConfig) -> Encoder:
                 device=device,
             )
         case _:
-            assert_never(config.encoder)
+            assert_never(section)
 
 
 def _phantoms(config: PhantomConfig, cache: Path | None) -> Cohort:

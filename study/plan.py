@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from study.config import StudyConfig
-from study.materials import load_cohort, load_encoder
+from study.materials import load_cohort, load_encoder, load_surrogate
 from study.spaces import check_batches, describe
 from ude_core.cohorts.splits import split_by_patient
 from ude_core.errors import SettingError
@@ -24,12 +24,14 @@ def plan_study(config: StudyConfig) -> dict[str, Any]:
             f"cohort.image_size is {cohort.image_size}; encoder {encoder.name} takes "
             f"{encoder.image_size}"
         )
+    surrogate = load_surrogate(config, encoder)
     split = split_by_patient(
         cohort, config.split.to_engine(), numpy_generator(config.seed, "split")
     )
     check_batches(config, len(split.train))
     planned = describe(config, development_size=len(split.development), train_size=len(split.train))
-    return planned | {"diseases": list(cohort.diseases), "encoder": encoder.name}
+    networks = {"encoder": encoder.name} | ({"surrogate": surrogate.name} if surrogate else {})
+    return planned | {"diseases": list(cohort.diseases)} | networks
 
 
 def plan_text(planned: dict[str, Any]) -> str:

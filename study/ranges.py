@@ -44,6 +44,8 @@ PARAMETERS: Mapping[str, Range] = MappingProxyType(
         "max_norm": Range(0, low_open=True, letter="th"),
         "basis_size": Range(1),
         "learning_rate": Range(0, low_open=True),
+        "prior_weight": Range(0, 1),
+        "surrogate_images": Range(1),
         "target_auc_band": Range(0, 50, low_open=True),
     }
 )

@@ -22,6 +22,7 @@ from ude_core.types import (
     BiasConfig,
     HeadConfig,
     MethodConfig,
+    MethodName,
     ObjectiveName,
     Perturbation,
     PixelPipeline,
@@ -35,8 +36,6 @@ _BIAS = BiasConfig()
 _SPLIT = SplitConfig()
 _SCORING = ScoringConfig()
 
-# `guided` needs a second encoder, which a study's configuration cannot name: it is the engine's alone.
-StudyMethod = Literal["gezo", "spsa", "zo_sgd", "antithetic_adam", "cma_es", "whitebox"]
 Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -110,7 +109,7 @@ class CsvCohort(Section):
 class MethodSection(Section):
     """How a noise is learnt: every parameter that is not searched. Words; the paper's letters."""
 
-    name: StudyMethod = "gezo"
+    name: MethodName = _METHOD.name
     regularization: float = _METHOD.regularization  # λ
     local_iterations: int = _METHOD.local_iterations  # R
     step_size: float = _METHOD.step_size  # s
@@ -127,6 +126,8 @@ class MethodSection(Section):
     objective: ObjectiveName = _METHOD.objective
     carry_state: bool = _METHOD.carry_state
     learning_rate: float = _METHOD.learning_rate
+    prior_weight: float = _METHOD.prior_weight
+    surrogate_images: int = _METHOD.surrogate_images
     target_auc_band: float | None = _METHOD.target_auc_band
     pixels: PixelPipeline = _METHOD.pixels
 

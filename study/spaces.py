@@ -17,6 +17,7 @@ from study.config import StudyConfig
 from study.records import Parameters
 from study.searched import Between, Choices, Searched, is_integer
 from ude_core.learner import plan
+from ude_core.surrogate import check_surrogate_images
 from ude_core.trial import planned_queries
 from ude_core.types import MethodConfig
 
@@ -71,11 +72,21 @@ def check_batches(config: StudyConfig, train_size: int) -> None:
     """Raise SettingError where a method of the space cannot run on so many training images."""
     for method in corners(config):
         plan(method, train_size)
+        if method.name == "guided":
+            check_surrogate_images(method, train_size)
 
 
 def corners(config: StudyConfig) -> Iterator[MethodConfig]:
     """Yield the methods at the bounds and choices of the parameters that decide the cost."""
-    costly = ("name", "samples", "local_iterations", "batch_size", "epochs", "target_auc_band")
+    costly = (
+        "name",
+        "samples",
+        "local_iterations",
+        "batch_size",
+        "epochs",
+        "target_auc_band",
+        "surrogate_images",
+    )
     points: list[dict[str, Any]] = [{}]
     for name in costly:
         if name not in config.search:

@@ -26,7 +26,7 @@ from study.room import check_room
 from study.spaces import check_batches
 from study.tracking import Tracker
 from ude_core.runtime import prepare_process
-from ude_core.scoring import score_reference
+from ude_core.scoring import exactly, score_reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +179,8 @@ def _prepare(ledger: Ledger, layout: Layout) -> None:
     ledger.check_fingerprints(materials.fingerprints)
     if not ledger.reference:
         reference = score_reference(materials.cohort, materials.assets)
+        if materials.surrogate is not None:
+            reference |= {"surrogate_passes": exactly(materials.surrogate.preparation)}
         ledger.set_reference(reference, materials.assets.queries)
 
 

@@ -100,12 +100,14 @@ class NoiseTrainable(tune.Trainable):
     def _begin(self) -> Trial:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._attempt = Attempt.begin(self._folder)
+        method = method_of(self._config, self._params)
         trial = Trial(
-            method_of(self._config, self._params),
+            method,
             self._materials.cohort,
             self._materials.encoder,
             self._materials.assets,
             self._seed,
+            self._materials.prior(method),
         )
         trial.restore(self._folder)
         self._trial = trial

@@ -68,7 +68,7 @@ def test_a_configuration_survives_json(space: Path) -> None:
 
 
 def test_sections_cover_the_engine_settings() -> None:
-    method = {field.name for field in fields(MethodConfig)} - {"queries", "prior_weight"}
+    method = {field.name for field in fields(MethodConfig)} - {"queries"}
     assert set(MethodSection.model_fields) == method
     assert MethodSection().to_engine() == MethodConfig()
     config = load_space("demo")
@@ -99,6 +99,8 @@ def test_sections_cover_the_engine_settings() -> None:
         ("epochs", "0"),
         ("max_norm", "0"),
         ("learning_rate", "0"),
+        ("prior_weight", "1.5"),
+        ("surrogate_images", "0"),
         ("target_auc_band", "0"),
         ("target_auc_band", "51"),
     ],
@@ -129,7 +131,8 @@ def test_a_parameter_outside_its_range_is_refused_with_the_range(
         ("search={}", "search is empty"),
         ("objectives=[{metric: eogap, direction: minimize}]", "did you mean 'eo_gap'?"),
         ("objectives=[{metric: eo_gap, direction: down}]", "expected 'minimize' or 'maximize'"),
-        ("method.name=guided", "'spsa', 'zo_sgd', 'antithetic_adam', 'cma_es' or 'whitebox'"),
+        ("method.name=guided", "method guided needs a surrogate"),
+        ("method.name=adam", "'antithetic_adam', 'guided', 'cma_es' or 'whitebox'"),
         ("search.name={choices: [gezo, adam]}", "search.name.1 is 'adam'"),
         ("cohort.kind=dicom", "'phantom', 'csv'"),
         ("cohort.patient=3", "did you mean 'patients'?"),

@@ -21,7 +21,7 @@ from ude_core.optimizer import AskTellOptimizer, Candidates, landed
 from ude_core.optimizers import make_optimizer
 from ude_core.spsa import Spsa, SpsaState, ZoSgd, antithetic_gradient
 from ude_core.storage import load_checked, save_checked
-from ude_core.surrogate import SurrogatePrior, make_surrogate
+from ude_core.surrogate import SurrogatePrior, prepare_surrogate
 from ude_core.trial import Trial, planned_queries, run_trial
 from ude_core.types import BiasConfig, HeadConfig, MethodConfig, ScoringConfig, SplitConfig
 
@@ -87,7 +87,7 @@ def prior_for(method: MethodConfig) -> SurrogatePrior | None:
     if method.name != "guided":
         return None
     evaluator: Any = Quadratic(method)
-    return SurrogatePrior(evaluator=evaluator, rows=np.arange(3), preparation=12)
+    return SurrogatePrior(evaluator=evaluator, rows=np.arange(3))
 
 
 def optimizer_for(method: MethodConfig) -> AskTellOptimizer[Any]:
@@ -281,11 +281,14 @@ class TestContract:
     def test_a_trial_tells_what_it_spent(
         self, method: MethodConfig, cohort: Cohort, assets: StudyAssets
     ) -> None:
-        tried = replace(method, samples=3, batch_size=16, local_iterations=2, epochs=2)
+        tried = replace(
+            method, samples=3, batch_size=16, local_iterations=2, epochs=2, surrogate_images=20
+        )
         encoder, surrogate = CountingEncoder(), CountingEncoder()
         prior = None
         if method.name == "guided":
-            prior = make_surrogate(tried, cohort, surrogate, assets, images=20)
+            prior = prepare_surrogate(cohort, surrogate, assets).prior(tried)
+            surrogate.seen.clear()  # its head is the study's
         result = run_trial(tried, cohort, encoder, assets, seed=3, prior=prior)
         assert result.queries.total == sum(encoder.seen)
         assert result.queries.surrogate == sum(surrogate.seen)
@@ -537,7 +540,7 @@ def test_a_guided_trial_hides_the_attribute_and_resumes(
     cohort: Cohort, assets: StudyAssets, tmp_path: Any
 ) -> None:
     method = replace(METHODS["guided"], batch_size=32, epochs=2, step_size=0.05, learning_rate=0.02)
-    prior = make_surrogate(method, cohort, ToyEncoder(name="open"), assets)
+    prior = prepare_surrogate(cohort, ToyEncoder(name="open"), assets).prior(method)
     whole = run_trial(method, cohort, ToyEncoder(), assets, seed=3, prior=prior)
     first, last = whole.curve[0], whole.curve[-1]
     assert last.attribute_cross_entropy > first.attribute_cross_entropy
@@ -557,10 +560,10 @@ def test_a_checkpoint_of_another_surrogate_is_refused(
 ) -> None:
     from ude_core.errors import FingerprintError
 
-    method = replace(METHODS["guided"], batch_size=32, epochs=2)
-    prior = make_surrogate(method, cohort, ToyEncoder(), assets, images=16)
+    method = replace(METHODS["guided"], batch_size=32, epochs=2, surrogate_images=16)
+    prior = prepare_surrogate(cohort, ToyEncoder(), assets).prior(method)
     Trial(method, cohort, ToyEncoder(), assets, 3, prior).save(tmp_path)
-    other = make_surrogate(method, cohort, ToyEncoder(fingerprint="b"), assets, images=16)
+    other = prepare_surrogate(cohort, ToyEncoder(fingerprint="b"), assets).prior(method)
     with pytest.raises(FingerprintError, match="other parameters"):
         Trial(method, cohort, ToyEncoder(), assets, 3, other).restore(tmp_path)
 
@@ -571,9 +574,11 @@ def test_a_closed_or_unfit_surrogate_is_refused(cohort: Cohort, assets: StudyAss
         (ToyEncoder(image_size=32), "takes 32 .expected the cohort's image size, 16"),
     ):
         with pytest.raises(SettingError, match=match):
-            make_surrogate(METHODS["guided"], cohort, encoder, assets)
-    with pytest.raises(SettingError, match="images is 0"):
-        make_surrogate(METHODS["guided"], cohort, ToyEncoder(), assets, images=0)
+            prepare_surrogate(cohort, encoder, assets)
+    surrogate = prepare_surrogate(cohort, ToyEncoder(), assets)
+    for images in (0, 9999):
+        with pytest.raises(SettingError, match=f"surrogate_images is {images}"):
+            surrogate.prior(replace(METHODS["guided"], surrogate_images=images))
 
 
 BANDED = MethodConfig(

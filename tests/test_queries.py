@@ -15,7 +15,7 @@ from ude_core.assets import StudyAssets, prepare
 from ude_core.cohorts.base import Cohort
 from ude_core.results import load_result, save_result
 from ude_core.scoring import score_reference
-from ude_core.surrogate import make_surrogate
+from ude_core.surrogate import SurrogatePrior, prepare_surrogate
 from ude_core.trial import Trial
 from ude_core.types import (
     BiasConfig,
@@ -44,7 +44,7 @@ METHODS = {
     "early stop": replace(METHOD, target_auc_band=1e-9),
     "whitebox": replace(METHOD, name="whitebox", batch_size=20),
     "cma_es": replace(METHOD, name="cma_es"),
-    "guided": replace(METHOD, name="guided"),
+    "guided": replace(METHOD, name="guided", surrogate_images=20),
     "diverged": replace(METHOD, step_size=1e38),
     "no norm, no controls": replace(METHOD, name="whitebox", batch_size=20, learning_rate=0.0),
 }
@@ -78,7 +78,10 @@ def test_noise_and_scoring_are_what_the_encoder_saw(
 ) -> None:
     method, encoder, surrogate = METHODS[name], CountingEncoder(), CountingEncoder()
     guided = method.name == "guided"
-    prior = make_surrogate(method, cohort, surrogate, assets, images=20) if guided else None
+    prior: SurrogatePrior | None = None
+    if guided:
+        prior = prepare_surrogate(cohort, surrogate, assets).prior(method)
+        surrogate.seen.clear()
     trial = Trial(method, cohort, encoder, assets, 3, prior)
     while not trial.finished:
         progress = trial.advance()
@@ -104,14 +107,14 @@ def test_noise_and_scoring_are_what_the_encoder_saw(
 def test_an_iteration_that_asked_nothing_costs_nothing(cohort: Cohort, assets: StudyAssets) -> None:
     """The surrogate's gradient overflows, so the black box is never asked about that iteration."""
     method, encoder = METHODS["guided"], CountingEncoder()
-    prior = make_surrogate(method, cohort, ToyEncoder(name="open"), assets, images=20)
+    prior = prepare_surrogate(cohort, ToyEncoder(name="open"), assets).prior(method)
 
     class Broken(type(prior)):  # type: ignore[misc]
         def __call__(self, noise: torch.Tensor) -> torch.Tensor:
             whole = super().__call__(noise)
             return whole if not noise.any() else whole * torch.inf
 
-    broken = Broken(evaluator=prior.evaluator, rows=prior.rows, preparation=prior.preparation)
+    broken = Broken(evaluator=prior.evaluator, rows=prior.rows)
     trial = Trial(method, cohort, encoder, assets, 3, broken)
     while not trial.finished:
         trial.advance()

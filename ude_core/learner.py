@@ -139,8 +139,8 @@ class NoiseLearner:
 
     @property
     def surrogate_passes(self) -> int:
-        """Images through the surrogate so far, the training of its head included; 0 without one."""
-        return self.prior.preparation + self.iteration * self.prior.passes if self.prior else 0
+        """Images through the surrogate so far; 0 without one."""
+        return self.iteration * self.prior.passes if self.prior else 0
 
     @property
     def finished(self) -> bool:

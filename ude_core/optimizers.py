@@ -72,7 +72,7 @@ def make_optimizer(
             if prior is None:
                 raise SettingError(
                     "method.name is guided and no prior was given (expected a surrogate's "
-                    "gradient); pass Trial(..., prior=make_surrogate(...))"
+                    "gradient); name a surrogate, or pass Trial(..., prior=...)"
                 )
             return Guided(
                 basis=basis,

@@ -7,15 +7,17 @@ cost no query of the black box and are counted apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
-from ude_core.assets import StudyAssets
+from ude_core.assets import StudyAssets, cached_embeddings
 from ude_core.cohorts.base import Cohort
 from ude_core.encoders.base import Encoder
 from ude_core.errors import SettingError
-from ude_core.evaluator import LocalEvaluator, embed_images
-from ude_core.heads import HeadTask, train_heads
+from ude_core.evaluator import LocalEvaluator
+from ude_core.heads import HeadTask, LinearHeads, train_heads
 from ude_core.seeding import numpy_generator, torch_generator
 from ude_core.storage import digest
 from ude_core.types import Indices, MethodConfig, Noise
@@ -27,7 +29,6 @@ class SurrogatePrior:
 
     evaluator: LocalEvaluator
     rows: Indices
-    preparation: int  # passes spent on training its attribute head
 
     def __call__(self, noise: Noise) -> Noise:
         """Return the gradient of Eq. 2 (or its variant) through the surrogate at `noise`."""
@@ -46,18 +47,45 @@ class SurrogatePrior:
         return digest(self.evaluator.encoder.fingerprint, self.evaluator.objective, parts)
 
 
-def make_surrogate(
-    method: MethodConfig,
-    cohort: Cohort,
-    encoder: Encoder,
-    assets: StudyAssets,
-    *,
-    images: int = 128,
-) -> SurrogatePrior:
-    """Return the prior that `encoder` gives for `method`, over `images` fixed training images.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Surrogate:
+    """An open encoder and its attribute head: what every guided trial of a study shares.
 
-    Its head is trained as the study's own attribute head is, from the same seed. Raises SettingError
-    where the encoder has no gradients or takes other images.
+    `train` are the training images of the cohort and `order` a fixed shuffle of them.
+    """
+
+    encoder: Encoder
+    attribute_head: LinearHeads
+    cohort: Cohort
+    train: Int[np.ndarray, " images"]
+    order: Indices
+    preparation: int  # passes really paid for the head: 0 where its embeddings were cached
+
+    def prior(self, method: MethodConfig) -> SurrogatePrior:
+        """Return the prior for `method`, over the first `surrogate_images` of the shuffle.
+
+        Raises SettingError where there are fewer training images.
+        """
+        check_surrogate_images(method, len(self.train))
+        chosen = self.train[self.order[: method.surrogate_images]]
+        evaluator = LocalEvaluator(
+            encoder=self.encoder,
+            attribute_head=self.attribute_head,
+            images=self.cohort.images[chosen],
+            attribute=self.cohort.attribute[chosen],
+            objective=method.objective,
+            regularization=method.regularization,
+            pixels=method.pixels,
+        )
+        return SurrogatePrior(evaluator=evaluator, rows=np.arange(len(chosen)))
+
+
+def prepare_surrogate(
+    cohort: Cohort, encoder: Encoder, assets: StudyAssets, *, cache: Path | None = None
+) -> Surrogate:
+    """Return `encoder` with its attribute head, trained as the study's own is, from the same seed.
+
+    Raises SettingError where the encoder has no gradients or takes other images.
     """
     if not encoder.differentiable:
         raise SettingError(f"surrogate {encoder.name} has no gradients; choose an open encoder")
@@ -67,25 +95,28 @@ def make_surrogate(
             f"{cohort.image_size}); choose another"
         )
     train = assets.split.train
-    if not 1 <= images <= len(train):
-        raise SettingError(
-            f"images is {images} (expected 1 to the {len(train)} training images); change it"
-        )
+    clean, passes = cached_embeddings(cohort, encoder, train, cache)
     head = train_heads(
-        embed_images(encoder, cohort.images[train]),
+        clean,
         [HeadTask(np.arange(len(train)), cohort.attribute[train])],
         classes=len(cohort.groups),
         config=assets.scoring.attribute_head,
         rng=torch_generator(assets.seed, "surrogate head"),
     )
-    evaluator = LocalEvaluator(
+    return Surrogate(
         encoder=encoder,
         attribute_head=head,
-        images=cohort.images[train],
-        attribute=cohort.attribute[train],
-        objective=method.objective,
-        regularization=method.regularization,
-        pixels=method.pixels,
+        cohort=cohort,
+        train=train,
+        order=numpy_generator(assets.seed, "surrogate images").permutation(len(train)),
+        preparation=passes,
     )
-    rows = numpy_generator(assets.seed, "surrogate images").permutation(len(train))[:images]
-    return SurrogatePrior(evaluator=evaluator, rows=rows, preparation=len(train))
+
+
+def check_surrogate_images(method: MethodConfig, train_size: int) -> None:
+    """Raise SettingError where `method` wants more images a gradient than there are to train on."""
+    if not 1 <= method.surrogate_images <= train_size:
+        raise SettingError(
+            f"surrogate_images is {method.surrogate_images} (expected 1 to the {train_size} "
+            "training images); change it"
+        )

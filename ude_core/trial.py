@@ -30,7 +30,7 @@ SCHEMA_VERSION = 1
 class Trial:
     """One noise from start to score; a pure function of its arguments, resumable at any epoch.
 
-    `prior` guides the method `guided`, and no other (`surrogate.make_surrogate`).
+    `prior` guides the method `guided`, and no other (`surrogate.prepare_surrogate`).
     """
 
     def __init__(

@@ -81,6 +81,7 @@ class MethodConfig:
     carry_state: bool = False
     learning_rate: float = 0.01  # of every method but gezo and cma_es
     prior_weight: float = 0.5  # guided: share of each direction's square that is the prior's
+    surrogate_images: int = 128  # guided: training images that a gradient of the prior is over
     target_auc_band: float | None = None  # percentage points
     pixels: PixelPipeline = "paper"
 
@@ -140,7 +141,7 @@ class QueryCount:
     `attribute` are the clean images that the attribute head and ERM learn from. A study pays for
     them once (`StudyAssets.queries`), so a trial's own count of them is 0.
     `surrogate` counts passes through an open surrogate encoder (`guided`), which nobody charges
-    for: they are told apart and never part of `total`.
+    for: they are told apart and never part of `total`. Its head is a study's (`Surrogate.preparation`).
     """
 
     attribute: int = 0
