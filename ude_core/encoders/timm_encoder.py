@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import timm
 import torch
@@ -17,6 +17,8 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ude_core.batching import pass_limit
+from ude_core.encoders.execution import Execution, Running, memory_format
 from ude_core.errors import SettingError
 from ude_core.storage import digest, sha256_file
 from ude_core.types import Embeddings, Pixels
@@ -29,6 +31,8 @@ class FrozenNetwork:
     """φ from a network in this process: eval mode, never trained, batch norms folded.
 
     One gray channel is repeated to `channels`, then normalised by `mean` and `std` (pixel units).
+    The fingerprint changes with a precision that is not float32; compiled, or in other batches,
+    embeddings differ by rounding alone, as between machines.
     """
 
     differentiable = True
@@ -42,29 +46,37 @@ class FrozenNetwork:
         mean: float,
         std: float,
         channels: int,
-        device: str,
         identity: Sequence[object],
+        **running: Unpack[Running],
     ) -> None:
         """`identity` says which weights in which architecture: the rest of the fingerprint."""
+        precision, compiled = running.get("precision", "float32"), running.get("compile", False)
         self._network = network
-        self.device = torch.device(device)
+        self.device = torch.device(running.get("device", "cpu"))
         self._network.eval().requires_grad_(False)
         self._network = fold_batch_norms(
             self._network, torch.rand(2, channels, image_size, image_size, generator=_probe_rng())
         ).to(self.device)
-        self._network.to(memory_format=torch.channels_last)
+        self._format = memory_format(self._network)
+        self._network.to(memory_format=self._format)
         self.name = name
         self.image_size = image_size
-        self.batch_size = BATCH_SIZES.get(self.device.type, 32)
+        self.batch_size = running.get("batch_size") or BATCH_SIZES.get(self.device.type, 32)
+        self.execution = f"{precision}{' compiled' if compiled else ''}"
         self._mean, self._std, self._channels = mean, std, channels
+        self._run = Execution(self._forward, self.device, precision=precision, compiled=compiled)
         self.embedding_dim = int(self._network.num_features)  # type: ignore[arg-type]
-        self.fingerprint = digest(*identity, image_size, mean, std, channels)
+        how = () if precision == "float32" else (precision,)
+        self.fingerprint = digest(*identity, image_size, mean, std, channels, *how)
 
     def encode(self, pixels: Pixels) -> Embeddings:
         """Return φ(pixels), shape (images, embedding_dim), float32. One query an image."""
+        return self._run(pixels, pass_limit(self))
+
+    def _forward(self, pixels: Pixels) -> Tensor:
         normalized = (pixels - self._mean) / self._std
         images = normalized.expand(-1, self._channels, -1, -1)
-        embeddings: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
+        embeddings: Tensor = self._network(images.contiguous(memory_format=self._format))
         return embeddings
 
 
@@ -81,7 +93,7 @@ class TimmEncoder(FrozenNetwork):
         std: float = 0.5,
         channels: int = 3,
         model_options: Mapping[str, Any] | None = None,
-        device: str = "cpu",
+        **running: Unpack[Running],
     ) -> None:
         """Raises SettingError where timm has no such model or the checkpoint does not fit it."""
         options = dict(model_options or {})
@@ -99,8 +111,8 @@ class TimmEncoder(FrozenNetwork):
             mean=mean,
             std=std,
             channels=channels,
-            device=device,
             identity=("timm", model, options, sha256_file(checkpoint)),
+            **running,
         )
 
 
