@@ -10,7 +10,7 @@ import torch
 from toy import ToyEncoder, toy_cohort
 from ude_core.batching import is_out_of_memory, pass_limit
 from ude_core.errors import EncoderMemoryError
-from ude_core.evaluator import LocalEvaluator, embed_images, group_end
+from ude_core.evaluator import LocalEvaluator, embed_images, group_ranges
 from ude_core.heads import LinearHeads
 from ude_core.noise import make_basis
 
@@ -133,11 +133,8 @@ def test_a_group_measures_the_same_alone(limit: int, rows: int) -> None:
     one = evaluator(ToyEncoder(batch_size=limit))
     noises, minibatches = candidates(rows)
     whole = one.evaluate(noises, minibatches)
-    starts, start = [], 0
-    while start < len(noises):
-        starts.append(start)
-        start = group_end(start, len(noises), BATCH, limit)
-    alone = [one.evaluate_group(noises, minibatches, start, limit) for start in reversed(starts)]
+    groups = group_ranges(range(len(noises)), BATCH, limit)
+    alone = [one.evaluate_groups(noises, minibatches, [group], limit) for group in reversed(groups)]
     assert torch.equal(torch.cat([part.losses for part in reversed(alone)]), whole.losses)
     assert torch.equal(
         torch.cat([part.cross_entropy for part in reversed(alone)]), whole.cross_entropy

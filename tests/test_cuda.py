@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from ude_core.batch_choice import choose_batch
 from ude_core.batching import FORWARD
 from ude_core.encoders.timm_encoder import TimmEncoder
-from ude_core.evaluator import LocalEvaluator, embed_images
+from ude_core.evaluator import LocalEvaluator, embed_images, group_ranges
 from ude_core.heads import LinearHeads
 from ude_core.noise import make_basis
 
@@ -124,9 +124,9 @@ def test_a_group_measures_the_same_alone_on_another_stream(checkpoint: tuple[str
     noises, minibatches = candidates()
     whole = one.evaluate(noises, minibatches)
     parts = []
-    for start in (0, 2, 4):
+    for group in group_ranges(range(len(noises)), BATCH, 32):
         with torch.cuda.stream(torch.cuda.Stream()):
-            parts.append(one.evaluate_group(noises, minibatches, start, 32).losses)
+            parts.append(one.evaluate_groups(noises, minibatches, [group], 32).losses)
     assert torch.equal(torch.cat(parts), whole.losses)
 
 

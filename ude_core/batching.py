@@ -44,6 +44,10 @@ class BatchLimits:
         """Return `wanted`, or less where more was found not to fit."""
         return min(wanted, self._lowered.get(encoder, wanted))
 
+    def cap(self, encoder: Encoder, limit: int) -> None:
+        """Lower the limit to one that was found elsewhere."""
+        self._lowered[encoder] = self.of(encoder, limit)
+
     def lower(self, encoder: Encoder, failed: int, reason: str) -> int:
         """Return the limit from now on: half of `failed`, for which memory did not suffice.
 

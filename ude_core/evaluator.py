@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from ude_core.types import (
     ImageArray,
     Indices,
     Losses,
+    MethodConfig,
     Noise,
     NoiseBatch,
     ObjectiveName,
@@ -45,6 +48,41 @@ class Gradient:
     gradient: Noise
 
 
+class Evaluator(Protocol):
+    """Where a learner spends its queries, on training images and their attribute."""
+
+    @property
+    def images(self) -> ImageArray: ...
+
+    @property
+    def attribute(self) -> Int[np.ndarray, " images"]: ...
+
+    def evaluate(
+        self, noises: NoiseBatch, minibatches: Int[np.ndarray, "rows batch"]
+    ) -> Evaluation:
+        """Return the objective of each candidate on its minibatch. Costs len(noises)·B queries.
+
+        Candidate j is evaluated on minibatch row j·rows // candidates: with one row all share it,
+        with one row a pair the two of a pair share theirs.
+        """
+
+    def attribute_logits(self, noise: Noise, rows: Indices) -> Float[Tensor, "chosen groups"]:
+        """Return what the attribute head says of these images under `noise`. Costs len(rows) queries."""
+
+    def gradient(self, noise: Noise, minibatch: Indices) -> Gradient:
+        """Return the objective of `noise` and its gradient, white-box. Costs B queries."""
+
+
+@runtime_checkable
+class Following(Protocol):
+    """An evaluator that must know where its learner stands, since others propose in its place."""
+
+    def follow(
+        self, method: MethodConfig, tensors: dict[str, Tensor], scalars: dict[str, Any]
+    ) -> None:
+        """Hear a learner's state before every iteration, as its `state_dict` tells it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalEvaluator:
     """Scores noises against the frozen attribute head through an encoder in this process.
@@ -64,37 +102,34 @@ class LocalEvaluator:
     def evaluate(
         self, noises: NoiseBatch, minibatches: Int[np.ndarray, "rows batch"]
     ) -> Evaluation:
-        """Return the objective of each candidate on its minibatch. Costs len(noises)·B queries.
-
-        Candidate j is evaluated on minibatch row j·rows // candidates: with one row all share it,
-        with one row a pair the two of a pair share theirs. Nothing is waited for before the end.
-        """
+        """Return the objective of each candidate; see `Evaluator`. Nothing waits before the end."""
         measured: list[Tensor] = []
-        start = 0
-        while start < len(noises):
+        remaining = range(len(noises))
+        while remaining:
             group = FORWARD.halving(
                 self.encoder,
                 self.encoder.batch_size,
-                partial(self._score, noises, minibatches, start),
+                partial(self._score_first, noises, minibatches, remaining),
             )
             measured.append(group)
-            start += group.shape[1]
+            remaining = remaining[group.shape[1] :]
         return Evaluation(*torch.cat(measured, dim=1).cpu().unbind())
 
     @torch.inference_mode()
-    def evaluate_group(
+    def evaluate_groups(
         self,
         noises: NoiseBatch,
         minibatches: Int[np.ndarray, "rows batch"],
-        start: int,
+        groups: Sequence[range],
         limit: int,
     ) -> Evaluation:
-        """Return what `evaluate` measures of the one group of candidates that begins at `start`.
+        """Return what `evaluate` measures of some of its groups (`group_ranges`), in passes of `limit`.
 
-        Bit for bit, for passes of `limit` images: a group is handed to the encoder in the same
-        shapes, whoever evaluates the others. Raises what the allocator raises without memory.
+        Bit for bit: a group is handed to the encoder in the same shapes, whoever evaluates the
+        others. Raises what the allocator raises where memory runs out.
         """
-        return Evaluation(*self._score(noises, minibatches, start, limit).cpu().unbind())
+        values = [self._score(noises, minibatches, group, limit) for group in groups]
+        return Evaluation(*torch.cat(values, dim=1).cpu().unbind() if values else torch.empty(2, 0))
 
     @torch.inference_mode()
     def attribute_logits(self, noise: Noise, rows: Indices) -> Float[Tensor, "chosen groups"]:
@@ -134,16 +169,25 @@ class LocalEvaluator:
         loss_sum, cross_entropy_sum = sums.tolist()
         return Gradient(loss_sum, cross_entropy_sum, gradient.cpu())
 
+    def _score_first(
+        self,
+        noises: NoiseBatch,
+        minibatches: Int[np.ndarray, "rows batch"],
+        remaining: range,
+        limit: int,
+    ) -> Float[Tensor, "measure candidates"]:
+        first = group_ranges(remaining, minibatches.shape[1], limit)[0]
+        return self._score(noises, minibatches, first, limit)
+
     def _score(
         self,
         noises: NoiseBatch,
         minibatches: Int[np.ndarray, "rows batch"],
-        start: int,
+        group: range,
         limit: int,
     ) -> Float[Tensor, "measure candidates"]:
-        """Return losses and cross-entropies of the group that begins at `start`, on the device."""
+        """Return losses and cross-entropies of one group of candidates, on the device."""
         device = self.encoder.device
-        group = range(start, group_end(start, len(noises), minibatches.shape[1], limit))
         chosen = minibatches[[j * len(minibatches) // len(noises) for j in group]]
         noise = upload(noises[group.start : group.stop], device)
         embeddings = [
@@ -172,13 +216,14 @@ class LocalEvaluator:
         return self.encoder.encode(edited).reshape(*chosen.shape, -1)
 
 
-def group_end(start: int, candidates: int, batch: int, limit: int) -> int:
-    """Return where the group of candidates that begins at `start` ends.
+def group_ranges(candidates: range, batch: int, limit: int) -> list[range]:
+    """Return the candidates cut into groups, in order.
 
     A group is as many whole candidates as fill one pass of `limit` images, at least one; a
     candidate of more images takes several passes, which no other shares.
     """
-    return min(candidates, start + max(1, limit // batch))
+    size = max(1, limit // batch)
+    return [candidates[at : at + size] for at in range(0, len(candidates), size)]
 
 
 @torch.inference_mode()
