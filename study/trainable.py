@@ -11,11 +11,12 @@ from typing import Any
 from ray import tune
 
 from study.config import StudyConfig
+from study.crew import RayCrew
 from study.harvest import Attempt, Failure, FencedError, reason_of, write_failure
 from study.materials import Materials, load_materials
 from study.names import Layout
 from study.spaces import method_of
-from ude_core.errors import PermanentEncoderError, UserError
+from ude_core.errors import EncoderMemoryError, PermanentEncoderError, UserError
 from ude_core.results import has_result, save_result
 from ude_core.runtime import prepare_process
 from ude_core.trial import CHECKPOINT, PREVIOUS, Trial
@@ -52,6 +53,8 @@ class NoiseTrainable(tune.Trainable):
         prepare_process(self._config.resources.cpus_per_trial)
         layout = Layout.at(order.root)
         self._places = layout.study(self._config.name)
+        shared = self._config.resources.workers_per_trial > 1
+        self._crew = RayCrew(self._config, layout.cache) if shared else None
         self._materials: Materials = load_materials(self._config, layout.cache)
         self._choose(config)
 
@@ -66,7 +69,7 @@ class NoiseTrainable(tune.Trainable):
             return self._step()
         except FencedError as error:
             return {"done": True, "note": str(error)}
-        except (UserError, PermanentEncoderError) as error:
+        except (UserError, PermanentEncoderError, EncoderMemoryError) as error:
             write_failure(self._folder, Failure(reason_of(error), permanent=True))
             return {"done": True, "note": reason_of(error)}
         except Exception as error:
@@ -75,9 +78,13 @@ class NoiseTrainable(tune.Trainable):
             raise
 
     def cleanup(self) -> None:
-        """Keep what was learnt of a trial that is being stopped."""
-        with contextlib.suppress(FencedError):
-            self._checkpoint()
+        """Keep what was learnt of a trial that is being stopped, and end its other workers."""
+        try:
+            with contextlib.suppress(FencedError):
+                self._checkpoint()
+        finally:
+            if self._crew is not None:
+                self._crew.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the trial's state where Tune wants it, for schedulers that pause trials."""
@@ -108,6 +115,7 @@ class NoiseTrainable(tune.Trainable):
             self._materials.assets,
             self._seed,
             self._materials.prior(method),
+            self._crew,
         )
         trial.restore(self._folder)
         self._trial = trial

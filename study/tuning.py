@@ -87,7 +87,7 @@ def run_trials(
     with contextlib.redirect_stdout(sys.stderr), _ray(resources, address):
         trainable = tune.with_resources(
             tune.with_parameters(NoiseTrainable, order=order),
-            {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial},
+            _placement(resources),
         )
         tune.Tuner(
             trainable,
@@ -110,6 +110,14 @@ def run_trials(
                 verbose=0,
             ),
         ).fit()
+
+
+def _placement(resources: Resources) -> tune.PlacementGroupFactory:
+    """Return what one trial takes: as many equal places as it has workers, the first its own."""
+    place = {"CPU": float(resources.cpus_per_trial)}
+    if resources.gpus_per_trial:
+        place["GPU"] = resources.gpus_per_trial
+    return tune.PlacementGroupFactory([place.copy() for _ in range(resources.workers_per_trial)])
 
 
 def _name_of(trial: TuneTrial) -> str:
@@ -135,8 +143,9 @@ def _ray(resources: Resources, address: str | None) -> Iterator[None]:
 
 def _init(resources: Resources, address: str | None, quiet: dict[str, Any]) -> None:
     if address is None:
-        cpus = max(psutil.cpu_count() or 1, resources.workers * resources.cpus_per_trial)
-        gpus = math.ceil(resources.workers * resources.gpus_per_trial)
+        places = resources.workers * resources.workers_per_trial
+        cpus = max(psutil.cpu_count() or 1, places * resources.cpus_per_trial)
+        gpus = math.ceil(places * resources.gpus_per_trial)
         ray.init(
             address="local",
             num_cpus=cpus,
