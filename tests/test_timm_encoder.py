@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from ude_core.encoders.execution import Execution, memory_format
-from ude_core.encoders.timm_encoder import TimmEncoder, fold_batch_norms, read_checkpoint
+from ude_core.encoders.folding import fold_batch_norms, fold_gray
+from ude_core.encoders.timm_encoder import TimmEncoder, read_checkpoint
 from ude_core.errors import SettingError
 from ude_core.evaluator import embed_images
 
@@ -79,6 +80,40 @@ def test_a_network_whose_order_is_not_its_flow_is_left_as_it_was() -> None:
 
     crossed = Crossed().eval().requires_grad_(False)
     assert fold_batch_norms(crossed, torch.rand(2, 3, 8, 8)) is crossed
+
+
+@pytest.mark.parametrize("model", [SMALL, "test_vit", "mobilenetv2_035"])
+def test_equal_channels_are_folded_into_one(model: str) -> None:
+    size = 160 if model == "test_vit" else 64
+    plain, folded = network(model), network(model)
+    assert fold_gray(folded, 3, torch.rand(2, 1, size, size)) == 1
+    gray = torch.rand(3, 1, size, size) * 4 - 2
+    with torch.inference_mode():
+        expected = plain(gray.expand(-1, 3, -1, -1))
+        assert torch.allclose(folded(gray), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_channels_that_something_else_reads_stay() -> None:
+    class Weighed(torch.nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * self.weight.abs().mean()
+
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).mean((2, 3)) + x[:, 2].mean((1, 2))[:, None]
+
+    for left in (torch.nn.Sequential(Weighed(3, 4, 1)), Twice()):
+        left.eval().requires_grad_(False)
+        gray = torch.rand(2, 1, 8, 8)
+        before = left(gray.expand(-1, 3, -1, -1))
+        assert fold_gray(left, 3, gray) == 3
+        assert torch.equal(left(gray.expand(-1, 3, -1, -1)), before)
+    grouped = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1, groups=3))
+    assert fold_gray(grouped, 3, gray) == 3
 
 
 @pytest.mark.parametrize("wrap", [None, "model", "state_dict"])
