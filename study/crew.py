@@ -31,7 +31,7 @@ class ReplicaActor:
         held = trial_evaluator(
             MethodConfig(), materials.cohort, materials.encoder, materials.assets
         )
-        self._replica = Replica(held)
+        self._replica = Replica(held, materials.prior)
 
     def answer(self, message: bytes) -> bytes:
         """Return the reply to one order."""

@@ -4,11 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
+from small_study import QUICK
 
+from study import materials
+from study.config import load_space
 from toy import ToyEncoder
 from ude_core import batch_choice
 from ude_core.batch_choice import choose_batch, fastest, machine_kind, measure_speeds
+from ude_core.encoders.timm_encoder import TimmEncoder
 from ude_core.storage import write_once
 
 
@@ -98,3 +104,28 @@ def test_of_two_writers_the_first_decides(tmp_path: Path) -> None:
     write_once(tmp_path / "choice.json", b"first")
     write_once(tmp_path / "choice.json", b"second")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"first"]
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("null", 4), ("3", 3), ("measured", 8)])
+def test_a_study_s_encoder_takes_its_batch_from_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, expected: int
+) -> None:
+    folders = []
+
+    def chosen(encoder: TimmEncoder, folder: Path) -> None:
+        folders.append(folder)
+        encoder.batch_size = 8
+
+    monkeypatch.setattr(materials, "choose_batch", chosen)
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "w.safetensors")
+    space = QUICK.replace("{kind: phantom, patients: 160}", "{kind: phantom, image_size: 160}")
+    space = space.replace(
+        "{kind: phantom_vit}",
+        "{kind: timm, model: test_vit, image_size: 160, checkpoint: w.safetensors}",
+    )
+    (tmp_path / "quick.yaml").write_text(space, encoding="utf-8")
+    config = load_space(tmp_path / "quick.yaml", [f"encoder.batch_size={setting}"])
+    encoder = materials.load_encoder(config, tmp_path / "cache")
+    assert encoder.batch_size == expected
+    assert folders == ([tmp_path / "cache" / "batch_sizes"] if setting == "measured" else [])
+    assert materials.load_encoder(config).batch_size == (3 if setting == "3" else 4)

@@ -16,12 +16,12 @@ from ude_core.batching import FORWARD, pass_limit
 from ude_core.cohorts.phantom import PhantomConfig, make_phantoms
 from ude_core.crew import ProcessCrew
 from ude_core.encoders.phantom_vit import load_phantom_vit
-from ude_core.errors import SettingError
 from ude_core.evaluator import LocalEvaluator
 from ude_core.heads import LinearHeads
 from ude_core.learner import NoiseLearner
 from ude_core.replica import Replica
 from ude_core.spread import SpreadEvaluator, WorkerLostError, deal
+from ude_core.surrogate import SurrogatePrior
 from ude_core.types import MethodConfig
 
 METHOD = MethodConfig(
@@ -246,11 +246,22 @@ def test_losses_travel_and_nothing_else() -> None:
     assert amounts[0] == amounts[1] < 10_000
 
 
-def test_guided_is_not_spread() -> None:
-    learner_method = replace(METHOD, name="guided")
-    one = SpreadEvaluator(evaluator(), Crew(1))
-    with pytest.raises(SettingError, match="guided"):
-        one.follow(learner_method, {}, {"iteration": 0})
+@pytest.mark.parametrize("informed", [True, False])
+def test_guided_needs_a_surrogate_everywhere(
+    informed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    method = replace(METHOD, name="guided", surrogate_images=8)
+    surrogate = evaluator(encoder=ToyEncoder(name="open"))
+    prior = SurrogatePrior(evaluator=surrogate, rows=np.arange(8))
+    crew = Crew(2)
+    if informed:
+        crew.replicas = [Replica(evaluator(), lambda _: prior) for _ in range(2)]
+    shared = SpreadEvaluator(evaluator(), crew)
+    with caplog.at_level(logging.WARNING, "ude_core.spread"):
+        got = outcome(NoiseLearner(method, shared, 7, prior))
+    assert got == outcome(NoiseLearner(method, evaluator(), 7, prior))
+    assert shared._in_step == ({0, 1} if informed else set())
+    assert ("no surrogate" in caplog.text) is not informed
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])
@@ -265,7 +276,7 @@ def test_shares_are_even_and_complete(count: int, workers: int) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
-def phantom_evaluator(worker: int) -> LocalEvaluator:
+def phantom_evaluator() -> LocalEvaluator:
     cohort = make_phantoms(PhantomConfig(patients=40))
     generator = torch.Generator().manual_seed(2)
     encoder = load_phantom_vit()
@@ -278,12 +289,16 @@ def phantom_evaluator(worker: int) -> LocalEvaluator:
     )
 
 
+def phantom_replica(worker: int) -> Replica:
+    return Replica(phantom_evaluator())
+
+
 @pytest.mark.slow
 def test_processes_learn_the_same_noise_though_one_is_killed(tmp_path: Path) -> None:
     method = replace(METHOD, batch_size=32, samples=3)
-    expected = outcome(NoiseLearner(method, phantom_evaluator(-1), seed=7))
-    with ProcessCrew(2, phantom_evaluator, threads=torch.get_num_threads()) as crew:
-        local = phantom_evaluator(-1)
+    expected = outcome(NoiseLearner(method, phantom_evaluator(), seed=7))
+    with ProcessCrew(2, phantom_replica, threads=torch.get_num_threads()) as crew:
+        local = phantom_evaluator()
         learner = NoiseLearner(method, SpreadEvaluator(local, crew), seed=7)
         learner.step()
         evaluator_of = learner.evaluator

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
 
-from ude_core.evaluator import LocalEvaluator
 from ude_core.replica import Replica
 from ude_core.runtime import prepare_process
 from ude_core.spread import WorkerLostError
@@ -16,21 +15,22 @@ from ude_core.spread import WorkerLostError
 TIMEOUT_SECONDS = 600.0
 """How long a worker may take to load its encoder and answer; after that it is ended."""
 
-MakeEvaluator = Callable[[int], LocalEvaluator]
-"""From a worker's number to what it holds: it chooses the device. Importable, or a partial of such."""
+MakeReplica = Callable[[int], Replica]
+"""From a worker's number to its replica: it chooses the device. Importable, or a partial of such."""
 
 
 class ProcessCrew:
     """Spawned processes, each with a `Replica` of its own; see `spread.Crew`. A context manager.
 
     Worker i holds `make(i)`, for a GPU each with its encoder on cuda:i+1, the learner's own being
-    on cuda:0. Processes end with this one, or when the crew is closed.
+    on cuda:0. Processes end with this one, or when the crew is closed. As in
+    `with ProcessCrew(3, make) as crew: run_trial(method, cohort, encoder, assets, seed=0, crew=crew)`.
     """
 
     def __init__(
         self,
         workers: int,
-        make: MakeEvaluator,
+        make: MakeReplica,
         *,
         threads: int | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
@@ -96,10 +96,10 @@ class ProcessCrew:
             process.join()
 
 
-def _work(connection: Connection, make: MakeEvaluator, worker: int, threads: int | None) -> None:
+def _work(connection: Connection, make: MakeReplica, worker: int, threads: int | None) -> None:
     """Answer orders until the other end is closed."""
     prepare_process(threads)
-    replica = Replica(make(worker))
+    replica = make(worker)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             connection.send_bytes(replica.answer(connection.recv_bytes()))

@@ -6,6 +6,7 @@ state, equal generator and equal losses make an equal next iteration, so no cand
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ude_core.antithetic import Prior
 from ude_core.batching import FORWARD, is_out_of_memory
 from ude_core.evaluator import LocalEvaluator
 from ude_core.learner import plan
@@ -34,6 +36,13 @@ from ude_core.proposals import Proposal, proposal_digest, propose, split_rows, s
 from ude_core.storage import digest
 from ude_core.types import Indices, Losses, MethodConfig
 
+PriorOf = Callable[[MethodConfig], Prior | None]
+"""From a method to what guides it; None for all but `guided`."""
+
+
+def no_prior(method: MethodConfig) -> None:
+    """Return None: there is no surrogate."""
+
 
 @dataclass(slots=True)
 class _Following:
@@ -50,11 +59,11 @@ class _Following:
     proposal: Proposal
 
     @classmethod
-    def begin(cls, start: Start, evaluator: LocalEvaluator) -> _Following:
+    def begin(cls, start: Start, evaluator: LocalEvaluator, prior: Prior | None) -> _Following:
         method = start.method
         schedule = plan(method, len(evaluator.images))
         image_size = evaluator.images.shape[-1]
-        optimizer = make_optimizer(method, image_size)
+        optimizer = make_optimizer(method, image_size, prior)
         tensors, scalars = dict(start.tensors), dict(start.scalars)
         state = state_from(optimizer.init(zero_noise(image_size)), tensors, scalars)
         rng = torch.Generator()
@@ -89,9 +98,13 @@ class _Following:
 class Replica:
     """Answers orders, one at a time; a worker's process, actor or thread holds one."""
 
-    def __init__(self, evaluator: LocalEvaluator) -> None:
-        """`evaluator` holds what the learner's own does; its objective is set by each order's start."""
+    def __init__(self, evaluator: LocalEvaluator, prior_of: PriorOf = no_prior) -> None:
+        """`evaluator` holds what the learner's own does; its objective is set by each order's start.
+
+        `prior_of` gives what guides a method. A guided replica makes the surrogate's passes again.
+        """
         self._evaluator = evaluator
+        self._prior_of = prior_of
         self._materials = materials_digest(evaluator)
         self._following: _Following | None = None
 
@@ -103,7 +116,10 @@ class Replica:
         if order.start is not None:
             if order.start.materials != self._materials:
                 return Unfit("its images, encoder, batch size or attribute head are others")
-            self._following = _Following.begin(order.start, self._evaluator)
+            prior = self._prior_of(order.start.method)
+            if order.start.method.name == "guided" and prior is None:
+                return Unfit("it has no surrogate")
+            self._following = _Following.begin(order.start, self._evaluator, prior)
         following = self._following
         if following is None:
             return Behind()

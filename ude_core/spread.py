@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ude_core.batching import FORWARD, is_out_of_memory, pass_limit
-from ude_core.errors import SettingError
 from ude_core.evaluator import Evaluation, Gradient, LocalEvaluator, group_ranges
 from ude_core.messages import (
     Behind,
@@ -90,15 +89,7 @@ class SpreadEvaluator:
     def follow(
         self, method: MethodConfig, tensors: dict[str, Tensor], scalars: dict[str, Any]
     ) -> None:
-        """Hear where the learner stands: whoever is not in step starts from there.
-
-        Raises SettingError for `guided`, whose surrogate the workers have not.
-        """
-        if method.name == "guided":
-            raise SettingError(
-                "method.name is guided, which cannot be spread over workers (expected one worker); "
-                "set workers_per_trial to 1"
-            )
+        """Hear where the learner stands: whoever is not in step starts from there."""
         before, iteration = self._start, int(scalars["iteration"])
         goes_on = before is not None and before.method == method and self._told is not None
         if not goes_on or iteration != self._iteration + 1:
