@@ -13,6 +13,8 @@ from study.harvest import settle
 from study.lease import Lease
 from study.ledger import Ledger
 from study.observers import Observer
+from study.proposals import NothingToAskError
+from study.query_budget import QueryBudget
 from study.records import Assignment
 from study.room import has_room
 
@@ -20,7 +22,8 @@ from study.room import has_room
 class LedgerSearcher(Searcher):
     """Hands out `resumed` trials first, then new ones, `remaining` in all, `concurrency` at once.
 
-    What Tune reports of a trial's end is only the signal to look into its folder.
+    What Tune reports of a trial's end is only the signal to look into its folder. Where there is
+    nothing more to hand out, the reason is kept in the ledger as the study's `ending`.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class LedgerSearcher(Searcher):
         concurrency: int,
         observers: Sequence[Observer] = (),
         stop: threading.Event | None = None,
+        budget: QueryBudget | None = None,
     ) -> None:
         super().__init__()
         self._ledger = ledger
@@ -42,6 +46,7 @@ class LedgerSearcher(Searcher):
         self._concurrency = concurrency
         self._observers = tuple(observers)
         self._stop = stop or threading.Event()
+        self._budget = budget
         self._live: dict[str, int] = {}
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
@@ -63,8 +68,10 @@ class LedgerSearcher(Searcher):
             assignment = self._resumed.popleft()
         else:
             self._lease.check()
-            assignment = self._ledger.ask()
-            self._remaining -= 1
+            asked = self._ask()
+            if not isinstance(asked, Assignment):
+                return asked
+            assignment = asked
         self._live[trial_id] = assignment.number
         for observer in self._observers:
             observer.started(assignment)
@@ -73,6 +80,24 @@ class LedgerSearcher(Searcher):
             "params": dict(assignment.params),
             "seed": assignment.seed,
         }
+
+    def _ask(self) -> Assignment | str | None:
+        """Return a new trial, None to wait for one that runs, or FINISHED."""
+        if self._ledger.blocked():
+            return None if self._live else str(Searcher.FINISHED)
+        try:
+            assignment = self._ledger.ask(self._budget.admit if self._budget else None)
+        except NothingToAskError as reason:
+            # A trial that ends may leave room in the budget, or fail and free its parameters.
+            if self._live:
+                return None
+            self._ledger.set_ending(str(reason))
+            self._remaining = 0
+            return str(Searcher.FINISHED)
+        self._remaining -= 1
+        if self._budget is not None:
+            self._budget.began(assignment)
+        return assignment
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an epoch on to the observers."""
@@ -93,6 +118,8 @@ class LedgerSearcher(Searcher):
         given_up = error and has_room(self._ledger.places.folder)
         record = settle(self._ledger, number, given_up=given_up)
         if record is not None:
+            if self._budget is not None:
+                self._budget.ended(record)
             for observer in self._observers:
                 observer.finished(record)
 

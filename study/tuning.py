@@ -23,6 +23,7 @@ from study.lease import Lease
 from study.ledger import Ledger
 from study.names import trial_name
 from study.observers import Observer
+from study.query_budget import QueryBudget
 from study.records import Assignment
 from study.searcher import LedgerSearcher
 from study.sections import Resources
@@ -61,6 +62,7 @@ def run_trials(
     remaining: int,
     observers: Sequence[Observer],
     stop: threading.Event,
+    budget: QueryBudget | None = None,
     address: str | None = None,
 ) -> None:
     """Run `resumed` trials and `remaining` new ones; the ledger says afterwards what came of them.
@@ -77,6 +79,7 @@ def run_trials(
         concurrency=concurrency,
         observers=observers,
         stop=stop,
+        budget=budget,
     )
     places = ledger.places
     shutil.rmtree(places.ray, ignore_errors=True)
