@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,6 +28,13 @@ def make_sampler(settings: Sampler, seed: int) -> optuna.samplers.BaseSampler:
 
     Raises ValueError for `qmc` and `grid`, whose points follow from a trial's number alone.
     """
+    with warnings.catch_warnings():
+        # Optuna calls some options experimental: who named them in a space has chosen.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _make_sampler(settings, seed)
+
+
+def _make_sampler(settings: Sampler, seed: int) -> optuna.samplers.BaseSampler:
     match settings.name:
         case "tpe":
             return optuna.samplers.TPESampler(

@@ -64,10 +64,12 @@ def run_trials(
     stop: threading.Event,
     budget: QueryBudget | None = None,
     address: str | None = None,
+    trainable: type[tune.Trainable] = NoiseTrainable,
 ) -> None:
     """Run `resumed` trials and `remaining` new ones; the ledger says afterwards what came of them.
 
-    Returns early once `stop` is set, after every worker has kept its state.
+    Returns early once `stop` is set, after every worker has kept its state. `trainable` is what a
+    worker runs: it leaves a trial's result in the trial's folder.
     """
     resources = ledger.config.resources
     concurrency = min(resources.workers, len(resumed) + remaining)
@@ -88,12 +90,12 @@ def run_trials(
     )
     # Ray prints what happens to its processes; standard output is for results.
     with contextlib.redirect_stdout(sys.stderr), _ray(resources, address):
-        trainable = tune.with_resources(
-            tune.with_parameters(NoiseTrainable, order=order),
+        placed = tune.with_resources(
+            tune.with_parameters(trainable, order=order),
             _placement(resources),
         )
         tune.Tuner(
-            trainable,
+            placed,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=len(resumed) + remaining,
