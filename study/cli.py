@@ -95,7 +95,7 @@ def status(study: Name, root: Root = ROOT, as_json: AsJson = False) -> None:
     driver = f"{owner.name} (heard of {owner.age:.0f} s ago)" if owner else "none"
     typer.echo(f"{said['study']}: {counts or 'no trials'} (target {said['target']})")
     typer.echo(f"{said['queries']:,} queries · driver: {driver}")
-    for note in said["notes"]:
+    for note in said.get("notes", ()):
         typer.echo(note)
 
 
@@ -163,12 +163,13 @@ app.add_typer(encoders, name="encoder")
 def _status(study: Study) -> dict[str, Any]:
     from study.constraints import constraints_note
 
+    notes = [note for note in (study.ledger.ending, constraints_note(study.config)) if note]
     return {
         "study": study.name,
         "target": study.config.budget.trials,
         "counts": study.ledger.counts(),
         "queries": study.ledger.queries(),
-        "notes": [note for note in (study.ledger.ending, constraints_note(study.config)) if note],
+        **({"notes": notes} if notes else {}),
     }
 
 
