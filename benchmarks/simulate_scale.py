@@ -74,26 +74,27 @@ class Stopwatch:
 
 def simulated_scale() -> tuple[float, dict[str, Any]]:
     """Return by how much the driver's time a trial grows from the first tenth to the last."""
-    return simulate(TRIALS, WORKERS, RECORDED)
+    growths: list[float] = []
+    details: dict[str, Any] = {}
+    for name, growth, found in simulate(TRIALS, WORKERS, RECORDED):
+        growths.append(growth)
+        details |= {f"{name}: {key}": value for key, value in found.items()}
+    return max(growths), details
 
 
 def simulate(
     trials: int, workers: int, recorded: int, on_epoch: Epoch | None = None
-) -> tuple[float, dict[str, Any]]:
-    """Run the simulation on every database there is.
+) -> Iterator[tuple[str, float, dict[str, Any]]]:
+    """Run the simulation on every database there is; yield its name, the growth, the details.
 
     `on_epoch` also hears of every epoch of every trial, as a scheduler does, in the driver's time.
     """
-    growths: list[float] = []
-    details: dict[str, Any] = {}
     for name, storage in _databases():
         with storage as url, tempfile.TemporaryDirectory() as folder:
             growth, found = _simulate(
                 Path(folder), url, trials, workers, recorded if url is None else 0, on_epoch
             )
-        growths.append(growth)
-        details |= {f"{name}: {key}": value for key, value in found.items()}
-    return max(growths), details
+        yield name, growth, found
 
 
 def _simulate(
@@ -201,16 +202,10 @@ def _leave(folder: Path, kinds: list[Path], rng: np.random.Generator) -> bool:
 
 def _record(ledger: Ledger, layout: Layout, recorded: int) -> dict[str, Any]:
     """Have the recorder make up for the first `recorded` trials, as after MLflow was away."""
-    client_empty = Tracker(ledger, layout)
-    client_empty._ledger = _First(ledger, 0)  # type: ignore[assignment]
-    client_empty.start()
-    assert not client_empty.close(complete=False)
+    _caught_up(ledger, layout, 0)  # the experiment and the study's own run
     before, rows_before = _mlflow_size(layout)
-    tracker = Tracker(ledger, layout)
-    tracker._ledger = _First(ledger, recorded)  # type: ignore[assignment]
     began = time.perf_counter()
-    tracker.start()
-    assert not tracker.close(complete=False)
+    _caught_up(ledger, layout, recorded)
     seconds = time.perf_counter() - began
     after, rows_after = _mlflow_size(layout)
     artifacts = sum(file.stat().st_size for file in layout.mlflow_artifacts.rglob("*.png"))
@@ -221,6 +216,13 @@ def _record(ledger: Ledger, layout: Layout, recorded: int) -> dict[str, Any]:
         "MLflow, bytes a trial in the database": round((after - before) / recorded),
         "MLflow, bytes a trial of artefacts": round(artifacts / recorded),
     }
+
+
+def _caught_up(ledger: Ledger, layout: Layout, count: int) -> None:
+    tracker = Tracker(ledger, layout)
+    tracker._ledger = _First(ledger, count)  # type: ignore[assignment]
+    tracker.start()
+    assert not tracker.close(complete=False)
 
 
 @dataclass(frozen=True)
@@ -340,10 +342,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=WORKERS)
     parser.add_argument("--recorded", type=int, default=RECORDED)
     given = parser.parse_args()
-    growth, details = simulate(given.trials, given.workers, given.recorded)
-    for key, value in details.items():
-        print(f"{key}: {value}")
-    print(json.dumps({"simulated_scale": round(growth, 4)}))
+    growths = []
+    for name, growth, details in simulate(given.trials, given.workers, given.recorded):
+        growths.append(growth)
+        for key, value in details.items():
+            print(f"{name}: {key}: {value}", flush=True)
+    print(json.dumps({"simulated_scale": round(max(growths), 4)}))
 
 
 if __name__ == "__main__":
