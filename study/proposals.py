@@ -228,6 +228,15 @@ class Proposer:
             return {**random_point(self._searched, self._rng("grid", number)), **fixed}
         again = (attempt,) if attempt else ()
         seed = derive_seed(self._seed, "sampler", number, *again) % 2**32
+        noted = len(self._known.get_study_system_attrs(self._study_id))
+        params = self._asked(number, seed, fixed)
+        if len(self._known.get_study_system_attrs(self._study_id)) > noted:
+            # Optuna goes on otherwise from what it noted than from what it computed just now: a
+            # driver that takes over has only the notes.
+            params = self._asked(number, seed, fixed)
+        return params
+
+    def _asked(self, number: int, seed: int, fixed: Parameters) -> Parameters:
         sampler = make_sampler(self._settings, seed)
         # A study object of its own: Optuna keeps what it read for the whole of one trial.
         study = optuna.load_study(study_name=_NAME, storage=self._known, sampler=sampler)

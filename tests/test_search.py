@@ -380,6 +380,20 @@ def test_a_batch_sees_nothing_of_itself(open_ledger: Opener) -> None:
     assert not quick.blocked()
 
 
+def test_a_proposal_that_was_refused_is_made_again(open_ledger: Opener) -> None:
+    def refuse(proposal: Any, below: int | None) -> None:
+        raise RuntimeError("not now")
+
+    config = config_of(sampler={"name": "nsgaii", "population": 2, "batch": 2})
+    steady, broken = open_ledger(config, "steady"), open_ledger(config, "broken")
+    for ledger in (steady, broken):
+        run_workers(ledger, workers=1, trials=2)
+    with pytest.raises(RuntimeError, match="not now"):
+        open_ledger(config, "broken").ask(refuse)
+    taken_over = open_ledger(config, "broken")
+    assert [taken_over.ask(), taken_over.ask()] == [steady.ask(), steady.ask()]
+
+
 def budget_of(ledger: Ledger, limit: int) -> QueryBudget:
     return QueryBudget(limit, 100, lambda params: 16 * int(params["samples"]), ledger.trials())
 
