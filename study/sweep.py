@@ -30,8 +30,9 @@ from study.tracking import Tracker
 from study.warm_start import warm_start
 from ude_core.errors import SettingError
 from ude_core.runtime import prepare_process
-from ude_core.scoring import exactly, score_reference
+from ude_core.scoring import score_reference
 from ude_core.trial import planned_queries
+from ude_core.types import exactly
 
 
 @dataclass(frozen=True, slots=True)

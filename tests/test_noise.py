@@ -1,7 +1,5 @@
 """The edit: bases of unit variance, both pixel pipelines, the ball, norm-matched random noise."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,6 @@ from ude_core.noise import (
     make_basis,
     noise_l2,
     project,
-    psnr_db,
     random_noise,
     to_pixels,
     zero_noise,
@@ -104,9 +101,3 @@ def test_projection_only_shrinks() -> None:
 def test_random_noise_has_the_norm_asked_for(name: str) -> None:
     noise = random_noise(make_basis(name, 32, 8), 7.5, "normal", torch_generator(2))
     assert float(noise_l2(noise)) == pytest.approx(7.5, rel=1e-5)
-
-
-def test_psnr_of_a_known_error() -> None:
-    clean = torch.zeros(1, 1, 4, 4)
-    assert psnr_db(clean, clean + 0.1) == pytest.approx(20.0, abs=1e-5)
-    assert psnr_db(clean, clean) == math.inf

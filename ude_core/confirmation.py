@@ -22,7 +22,6 @@ from ude_core.scoring import (
     against_controls,
     control_noises,
     disease_logits,
-    exactly,
     score_logits,
     score_points,
 )
@@ -35,6 +34,7 @@ from ude_core.types import (
     Noise,
     PixelPipeline,
     Undefined,
+    exactly,
 )
 
 

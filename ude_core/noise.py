@@ -6,7 +6,6 @@ image), so that `step_size` means the same in every basis. `pixel` is the paper'
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -73,12 +72,6 @@ def project(noise: Noise, max_norm: float | None) -> Noise:
         return noise
     norm = float(noise_l2(noise))
     return noise if norm <= max_norm else noise * (max_norm / norm)
-
-
-def psnr_db(original: Pixels, edited: Pixels) -> float:
-    """Return the peak signal-to-noise ratio in dB over all images, peak 1.0; infinite if equal."""
-    error = float(torch.mean((edited.double() - original.double()) ** 2))
-    return math.inf if error == 0 else -10.0 * math.log10(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,15 +15,15 @@ from ude_core.cohorts.base import Cohort
 from ude_core.cohorts.bias import Draw
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
+from ude_core.fidelity import fidelity
 from ude_core.heads import HeadTask, fit_probe, train_heads
 from ude_core.image_rows import ImageRows
 from ude_core.metrics.bootstrap import score
 from ude_core.metrics.disparity import evaluate
 from ude_core.metrics.rates import aurocs
-from ude_core.noise import apply_noise, make_basis, noise_l2, psnr_db, random_noise, to_pixels
+from ude_core.noise import make_basis, noise_l2, random_noise
 from ude_core.objective import attribute_cross_entropy
 from ude_core.seeding import numpy_generator, torch_generator
-from ude_core.ssim import ssim
 from ude_core.types import (
     Embeddings,
     HeadConfig,
@@ -32,10 +32,10 @@ from ude_core.types import (
     MethodConfig,
     Noise,
     Undefined,
+    exactly,
 )
 
 COMPARED = ("eo_gap", "selection_rate_symmetric_gap", "accuracy")
-FIDELITY_SAMPLE = 256
 
 Metrics = dict[str, Measured]
 Logits = Mapping[str, Float[np.ndarray, "repeats images"]]
@@ -160,12 +160,7 @@ def score_noise(
     embeddings = embed_images(encoder, images, noise, method.pixels)
     metrics = _development_metrics(embeddings, cohort, assets)
     metrics |= attribute_metrics(embeddings, cohort, assets)
-    pixels = to_pixels(images[:: max(1, len(images) // FIDELITY_SAMPLE)])
-    edited = apply_noise(pixels, noise, method.pixels)
-    metrics["noise_l2"] = exactly(float(noise_l2(noise)))
-    metrics["psnr_db"] = _finite(psnr_db(pixels, edited), "the edit changes no pixel")
-    likeness = ssim(pixels, edited)
-    metrics["ssim"] = likeness if isinstance(likeness, Undefined) else exactly(likeness)
+    metrics |= fidelity(images, noise, method.pixels)
     controls = []
     for draw in control_noises(noise, method, assets.scoring.controls, seed):
         control = embed_images(encoder, images, draw, method.pixels)
@@ -256,11 +251,6 @@ def against_controls(
     return out
 
 
-def exactly(value: float) -> Interval:
-    """Return a value known without sampling error as an interval of no width."""
-    return Interval(value, value, value)
-
-
 def _difference(
     metrics: Mapping[str, Measured], controls: Sequence[Metrics], name: str
 ) -> Measured:
@@ -303,7 +293,3 @@ def _mean(values: Sequence[float | Undefined]) -> Measured:
     if undefined is not None:
         return undefined
     return exactly(math.fsum(v for v in values if isinstance(v, float)) / len(values))
-
-
-def _finite(value: float, reason: str) -> Measured:
-    return exactly(value) if math.isfinite(value) else Undefined(reason)

@@ -15,12 +15,20 @@ from ude_core.errors import FingerprintError
 from ude_core.evaluator import LocalEvaluator
 from ude_core.image_rows import ImageRows
 from ude_core.learner import NoiseLearner, plan
-from ude_core.scoring import exactly, score_noise
+from ude_core.scoring import score_noise
 from ude_core.seeding import derive_seed
 from ude_core.spread import Crew, SpreadEvaluator
 from ude_core.storage import CorruptFileError, digest, load_checked, save_checked
 from ude_core.surrogate import SurrogatePrior
-from ude_core.types import Measured, MethodConfig, Progress, QueryCount, Report, TrialResult
+from ude_core.types import (
+    Measured,
+    MethodConfig,
+    Progress,
+    QueryCount,
+    Report,
+    TrialResult,
+    exactly,
+)
 
 log = logging.getLogger(__name__)
 

@@ -44,6 +44,12 @@ class Interval:
 
 Measured = Interval | Undefined
 
+
+def exactly(value: float) -> Interval:
+    """Return a value known without sampling error as an interval of no width."""
+    return Interval(value, value, value)
+
+
 PixelPipeline = Literal["paper", "deploy"]
 BatchMode = Literal["per_perturbation", "per_iteration"]
 Perturbation = Literal["normal", "rademacher"]
