@@ -22,6 +22,7 @@ from study.documents import Path as DocumentPath
 from study.encoder_sections import EncoderSection, PhantomVitEncoder
 from study.explain import InconsistentError, explain, nearest
 from study.metric_names import DISEASE_METRICS, STUDY_METRICS, Direction
+from study.resources import Resources
 from study.searched import Between, Choices, Searched, search_problems
 from study.sections import (
     BiasSection,
@@ -30,7 +31,6 @@ from study.sections import (
     CsvCohort,
     MethodSection,
     PhantomCohort,
-    Resources,
     Sampler,
     ScoringSection,
     Section,

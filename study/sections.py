@@ -233,14 +233,6 @@ class Budget(Section):
     queries_per_trial: Count | None = None
 
 
-class Resources(Section):
-    """What the study may use. The only section, with budget.trials, that a resume may change."""
-
-    workers: Count = 1
-    cpus_per_trial: Count = 1
-    gpus_per_trial: NotNegative = 0.0
-
-
 class Sampler(Section):
     """Who proposes parameters. `startup_trials` random ones precede TPE's model."""
 

@@ -20,11 +20,14 @@ from study.lease import Lease, LeaseLostError
 from study.ledger import Ledger
 from study.materials import load_materials
 from study.names import Layout
+from study.node_cache import publish
 from study.observers import Observer
+from study.package import Package, pack
 from study.progress import ProgressView
 from study.room import check_room
 from study.spaces import check_batches
 from study.tracking import Tracker
+from study.trial_store import TrialStore
 from ude_core.runtime import prepare_process
 from ude_core.scoring import exactly, score_reference
 
@@ -144,7 +147,7 @@ def _bring_to_target(
     if not resumed and remaining <= 0:
         tracker.start()
         return
-    _prepare(ledger, layout)
+    package = _prepare(ledger, layout)
     tracker.start()
     prepare_ray()
     from study.tuning import run_trials  # imports Ray: seconds
@@ -159,6 +162,7 @@ def _bring_to_target(
             remaining=max(0, remaining),
             observers=observers,
             stop=interruption.event,
+            package=package,
             address=address,
         )
         interruption.gentle = False
@@ -170,7 +174,7 @@ def _bring_to_target(
         raise LeaseLostError(f"study {ledger.name!r} was taken over by another driver")
 
 
-def _prepare(ledger: Ledger, layout: Layout) -> None:
+def _prepare(ledger: Ledger, layout: Layout) -> Package:
     """Make what all trials share, once, on disk; measure ERM; refuse changed data and weights."""
     config = ledger.config
     prepare_process()
@@ -182,6 +186,10 @@ def _prepare(ledger: Ledger, layout: Layout) -> None:
         if materials.surrogate is not None:
             reference |= {"surrogate_passes": exactly(materials.surrogate.preparation)}
         ledger.set_reference(reference, materials.assets.queries)
+    package = pack(materials, config, layout.cache)
+    if config.resources.trial_store is not None:
+        publish(package.files, TrialStore.open(config.resources.trial_store))
+    return package
 
 
 def _finished(ledger: Ledger) -> int:
