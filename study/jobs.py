@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import shlex
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,7 +25,6 @@ from study.lease import StudyBusyError
 from ude_core.errors import UserError
 
 _PREFIX = "ude-study"
-_SPACE = "space.yaml"
 _STOP_SECONDS = 30
 _GRACE_SECONDS = 15
 _REASON_LENGTH = 300
@@ -61,6 +60,7 @@ class Jobs:
     """The studies of one cluster, by name. Raises UserError where the cluster cannot be reached."""
 
     def __init__(self, address: str) -> None:
+        logging.getLogger("ray").setLevel(logging.ERROR)
         self.address = address
         with self._told():
             self._client = JobSubmissionClient(address)
@@ -83,17 +83,12 @@ class Jobs:
             raise self._busy(config.name, latest.id)
         number = 1 if latest is None else latest.number + 1
         name = f"{_PREFIX}.{config.name}.{number}"
-        with tempfile.TemporaryDirectory() as folder, self._told():
-            space = config.model_dump_json(by_alias=True, indent=1)
-            (Path(folder) / _SPACE).write_text(space, encoding="utf-8")
+        with self._told():
             try:
                 self._client.submit_job(
-                    entrypoint=entrypoint(root),
+                    entrypoint=entrypoint(config, root),
                     submission_id=name,
-                    runtime_env={
-                        "working_dir": folder,
-                        "env_vars": {**_ENVIRONMENT, **(environment or {})},
-                    },
+                    runtime_env={"env_vars": {**_ENVIRONMENT, **(environment or {})}},
                     metadata={"study": config.name},
                 )
             except RuntimeError as error:
@@ -177,17 +172,25 @@ class Jobs:
             ) from None
 
 
-def entrypoint(root: str | None) -> str:
-    """Return the command that the head runs for a job. Raises UserError for a relative `root`.
+def entrypoint(config: StudyConfig, root: str | None) -> str:
+    """Return the command that the head runs for a job; the space comes with it.
 
-    >>> entrypoint("/shared/runs")
-    'exec ude-study launch space.yaml --address auto --root /shared/runs'
+    Raises UserError for a relative `root`.
     """
     if root is not None and not PurePosixPath(root).is_absolute():
         raise UserError(f"--root {root}: expected an absolute path, as the cluster's nodes see it")
     folder = '"${UDE_STUDY_ROOT:?is not set on the head; submit with --root}"'
     place = shlex.quote(root) if root is not None else folder
-    return f"exec ude-study launch {_SPACE} --address auto --root {place}"
+    return (
+        f"exec ude-study launch /dev/stdin --address auto --root {place} <<'SPACE'\n"
+        f"{space_of(config)}\nSPACE"
+    )
+
+
+def space_of(config: StudyConfig) -> str:
+    """Return a space that says the same as `config`: JSON on one line, which YAML contains."""
+    searched = dict.fromkeys(config.search, True)
+    return config.model_dump_json(by_alias=True, exclude={"method": searched})
 
 
 def environment_of(assignments: Sequence[str]) -> dict[str, str]:
