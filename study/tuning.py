@@ -72,6 +72,7 @@ def run_trials(
         concurrency=concurrency,
         observers=observers,
         stop=stop,
+        retries=_RETRIES,
     )
     places = ledger.places
     shutil.rmtree(places.ray, ignore_errors=True)
@@ -90,7 +91,7 @@ def run_trials(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                num_samples=len(resumed) + remaining,
+                num_samples=-1,
                 max_concurrent_trials=concurrency,
                 reuse_actors=True,
                 trial_name_creator=_name_of,
@@ -100,7 +101,7 @@ def run_trials(
                 name="tune",
                 storage_path=_tune_storage(ledger),
                 stop=_StopAll(stop, lease),
-                failure_config=tune.FailureConfig(max_failures=_RETRIES),
+                failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
                 ),
