@@ -23,6 +23,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +241,9 @@ def start_service(
     )
     jobs = f"http://{_HOST}:{ports.dashboard}/api/version"
     processes.wait_for("the Ray head", lambda: answer(jobs, _bearer(secrets)) == 200)
-    for name in ("ray-worker-1", "ray-worker-2"):
+    health = f"http://{_HOST}:{ports.mlflow}/health"
+    processes.wait_for("MLflow", lambda: answer(health) == 200)
+    for nodes, name in ((2, "ray-worker-1"), (3, "ray-worker-2")):
         processes.start(
             name,
             "ray-worker.sh",
@@ -252,9 +255,7 @@ def start_service(
                 "RAY_START_OPTIONS": f"{store} --dashboard-agent-listen-port {free_ports(1)[0]}",
             },
         )
-    processes.wait_for("both worker nodes", lambda: nodes_of(driver, secrets) == 3)
-    health = f"http://{_HOST}:{ports.mlflow}/health"
-    processes.wait_for("MLflow", lambda: answer(health) == 200)
+        processes.wait_for(name, partial(_joined, driver, secrets, nodes))
     return driver
 
 
@@ -278,6 +279,10 @@ def nodes_of(driver: Mapping[str, str], secrets: Path) -> int:
     ) as reply:
         nodes = json.load(reply)["data"]["summary"]
     return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
+
+
+def _joined(driver: Mapping[str, str], secrets: Path, nodes: int) -> bool:
+    return nodes_of(driver, secrets) == nodes
 
 
 def _bearer(secrets: Path) -> dict[str, str]:
