@@ -8,6 +8,9 @@ from pathlib import Path
 import fsspec
 import pyarrow.fs as pafs
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 from small_study import QUICK, RESULT
 
 from study.config import StudyConfig, load_space
@@ -130,6 +133,7 @@ def config(tmp_path: Path) -> StudyConfig:
     )
 
 
+@pytest.mark.slow
 def test_a_worker_that_shares_no_disk_with_its_driver(config: StudyConfig, tmp_path: Path) -> None:
     ledger = Ledger.create_or_open(config, tmp_path / "runs")
     materials = load_materials(config, tmp_path / "runs" / "cache")
@@ -174,6 +178,28 @@ def test_what_was_packed_is_what_was_prepared(config: StudyConfig, tmp_path: Pat
         assert after.cohort.diseases == before.cohort.diseases
         assert (after.assets.clean == before.assets.clean).all()
         assert after.assets.queries == 0
+
+
+@pytest.mark.slow
+def test_weights_and_a_surrogates_embeddings_travel_too(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "weights.safetensors"
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_efficientnet", num_classes=0).state_dict(), checkpoint)
+    (tmp_path / "node").mkdir()
+    surrogate = (
+        f"{{kind: timm, model: test_efficientnet, checkpoint: {checkpoint}, image_size: 64}}"
+    )
+    guided = load_space(tmp_path / "quick.yaml", ["method.name=guided", f"surrogate={surrogate}"])
+    before = load_materials(guided, tmp_path / "runs" / "cache")
+    package = pack(before, guided, tmp_path / "runs" / "cache")
+    fetch(package.files, tmp_path / "node", None)
+    checkpoint.unlink()
+    after = unpack(package, guided, tmp_path / "node")
+    assert after.fingerprints == before.fingerprints
+    assert after.surrogate is not None
+    assert (after.surrogate.preparation, after.assets.queries) == (0, 0)
 
 
 def test_a_failure_on_another_node_is_heard_of(config: StudyConfig, tmp_path: Path) -> None:
