@@ -316,33 +316,35 @@ def drive(driver: Mapping[str, str], *arguments: str, status: int = 0) -> str:
     return done.stderr if status else done.stdout
 
 
-def run_study(driver: Mapping[str, str], space: str) -> None:
-    """Submit a study, have a second driver refused, stop it, and bring it to its end.
+def check_stop(driver: Mapping[str, str], space: str) -> None:
+    """Submit a study of hours, have a second driver refused, and stop it; it stays resumable.
 
     Raises ClusterError.
     """
-    job = json.loads(drive(driver, "submit", space, "--json"))["job"]
-    said = drive(driver, "submit", space, status=2)
+    name = "local_stopped"
+    submission = (space, "--study", name, "--set", "budget.queries_per_trial=100000000")
+    job = json.loads(drive(driver, "submit", *submission, "--json"))["job"]
+    said = drive(driver, "submit", *submission, status=2)
     if job not in said:
         raise ClusterError(f"the second driver was refused without naming {job}: {said}")
     deadline = time.monotonic() + _SECONDS
-    while not _running(driver):
+    while not _row(driver, name).get("counts", {}).get("running"):
         if time.monotonic() > deadline:
-            raise ClusterError(f"no trial began:\n{drive(driver, 'logs', STUDY)}")
+            raise ClusterError(f"no trial began:\n{drive(driver, 'logs', name)}")
         time.sleep(1)
-    drive(driver, "stop", STUDY)
-    status = json.loads(
-        drive(driver, "status", STUDY, "--address", driver["RAY_API_SERVER_ADDRESS"], "--json")
-    )["job"]["status"]
-    if status != "STOPPED":
-        raise ClusterError(f"{job} was stopped, and is {status}")
-    drive(driver, "submit", space, "--wait")
+    drive(driver, "stop", name)
+    address = driver["RAY_API_SERVER_ADDRESS"]
+    job = json.loads(drive(driver, "status", name, "--address", address, "--json"))["job"]["status"]
+    state = _row(driver, name)["state"]
+    if (job, state) != ("STOPPED", "waiting"):
+        raise ClusterError(f"{name} was stopped; its job is {job} and the study {state}")
 
 
-def _running(driver: Mapping[str, str]) -> int:
-    """Return how many trials the study has handed out; it may not be there yet."""
+def _row(driver: Mapping[str, str], study: str) -> dict[str, Any]:
+    """Return what `list` says of a study; nothing where it is not there yet."""
     rows = {row["study"]: row for row in json.loads(drive(driver, "list", "--json"))}
-    return int(rows.get(STUDY, {}).get("counts", {}).get("running", 0))
+    row: dict[str, Any] = rows.get(study, {})
+    return row
 
 
 def check_records(driver: Mapping[str, str], folder: Path, secrets: Path) -> dict[str, Any]:
@@ -432,8 +434,11 @@ def run(ports: Ports, trials: int, *, keep: bool) -> dict[str, Any]:
             _say(began, "MLflow, a Ray head and two worker nodes run")
             doors = check_doors(driver, secrets)
             _say(began, f"doors: {doors}")
-            run_study(driver, str(_space(folder, trials)))
-            _say(began, "the study was submitted, stopped, submitted again, and has ended")
+            space = str(_space(folder, trials))
+            check_stop(driver, space)
+            _say(began, "a study was submitted, refused a second driver, and was stopped")
+            drive(driver, "submit", space, "--wait")
+            _say(began, "a study was submitted and has ended")
             found = check_records(driver, folder, secrets)
             return found | doors | {"seconds": round(time.monotonic() - began, 1)}
     finally:
