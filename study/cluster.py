@@ -25,7 +25,7 @@ _REASON_LENGTH = 300
 
 
 def trial_resources(resources: Resources) -> dict[str, float]:
-    """Return what one trial takes of a node, under Ray's names; memory in bytes."""
+    """Return what each worker of a trial takes of a node, under Ray's names; memory in bytes."""
     wanted: dict[str, float] = {
         "CPU": resources.cpus_per_trial,
         "GPU": resources.gpus_per_trial,
@@ -70,8 +70,9 @@ def connected(resources: Resources, address: str | None) -> Iterator[None]:
 
 def _init(resources: Resources, address: str | None, quiet: dict[str, Any]) -> None:
     if address is None:
-        cpus = max(psutil.cpu_count() or 1, resources.workers * resources.cpus_per_trial)
-        gpus = math.ceil(resources.workers * resources.gpus_per_trial)
+        places = resources.workers * resources.workers_per_trial
+        cpus = max(psutil.cpu_count() or 1, places * resources.cpus_per_trial)
+        gpus = math.ceil(places * resources.gpus_per_trial)
         ray.init(
             address="local",
             num_cpus=cpus,
@@ -108,7 +109,7 @@ def _nodes() -> list[Mapping[str, float]]:
 def _quotas(resources: Resources) -> dict[str, float]:
     """Return enough of every resource that only a cluster's nodes know by name."""
     return {
-        name: math.ceil(amount * resources.workers)
+        name: math.ceil(amount * resources.workers * resources.workers_per_trial)
         for name, amount in resources.custom_per_trial.items()
     }
 

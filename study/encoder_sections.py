@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from study.sections import Count, Positive, Section
+from ude_core.encoders.execution import Running
 from ude_core.encoders.phantom_vit import IMAGE_SIZE as PHANTOM_VIT_SIZE
+from ude_core.types import Precision
 
 
 class PhantomVitEncoder(Section):
@@ -21,7 +23,26 @@ class PhantomVitEncoder(Section):
         return PHANTOM_VIT_SIZE
 
 
-class TimmEncoder(Section):
+class LocalNetwork(Section):
+    """How a network of this process is run.
+
+    `batch_size` is the images a pass takes: the device's usual (null), a number, or `measured`,
+    once a machine kind.
+    """
+
+    precision: Precision = "float32"
+    compile: bool = False
+    batch_size: Count | Literal["measured"] | None = None
+
+    def running(self, device: str) -> Running:
+        """Return the engine's setting; a batch that is to be measured starts as the usual one."""
+        batch = None if self.batch_size == "measured" else self.batch_size
+        return Running(
+            device=device, precision=self.precision, compile=self.compile, batch_size=batch
+        )
+
+
+class TimmEncoder(LocalNetwork):
     """A frozen timm model from a local checkpoint, which may be relative to `cohort.root`.
 
     Pixels in [0, 1] are normalized as (x - mean) / std, the same for all `channels`.
@@ -37,7 +58,7 @@ class TimmEncoder(Section):
     model_options: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
 
 
-class MedicalMaeEncoder(Section):
+class MedicalMaeEncoder(LocalNetwork):
     """A masked autoencoder's ViT, as Medical_MAE published it, from a local checkpoint.
 
     `preprocessing` is what the weights were trained with, or none as in the paper's official code.

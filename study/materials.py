@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from study.config import StudyConfig
 from study.encoder_sections import EncoderSection, MedicalMaeEncoder, PhantomVitEncoder, TimmEncoder
 from study.resources import Resources
 from study.sections import CsvCohort, PhantomCohort
 from ude_core.assets import StudyAssets, prepare
+from ude_core.batch_choice import choose_batch
 from ude_core.cohorts.base import Cohort
 from ude_core.cohorts.csv_cohort import load_csv
 from ude_core.cohorts.phantom import PhantomConfig, make_phantoms
@@ -21,6 +22,9 @@ from ude_core.errors import SettingError
 from ude_core.storage import digest, sha256_file
 from ude_core.surrogate import Surrogate, SurrogatePrior, prepare_surrogate
 from ude_core.types import MethodConfig
+
+if TYPE_CHECKING:
+    from ude_core.encoders.timm_encoder import FrozenNetwork
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,8 +61,8 @@ def load_materials(config: StudyConfig, cache: Path) -> Materials:
 
 def assemble(config: StudyConfig, cohort: Cohort, cache: Path) -> Materials:
     """Return the materials of a cohort that is loaded already."""
-    encoder = load_encoder(config)
-    open_encoder = load_surrogate(config, encoder)
+    encoder = load_encoder(config, cache)
+    open_encoder = load_surrogate(config, encoder, cache)
     assets = prepare(
         cohort,
         encoder,
@@ -98,12 +102,18 @@ def load_cohort(config: StudyConfig, cache: Path | None) -> Cohort:
             assert_never(config.cohort)
 
 
-def load_encoder(config: StudyConfig) -> Encoder:
-    """Return the frozen encoder, on the accelerator where a trial is given one."""
-    return _open_encoder(config.encoder, config.resources)
+def load_encoder(config: StudyConfig, cache: Path | None = None) -> Encoder:
+    """Return the frozen encoder, on the accelerator where a trial is given one.
+
+    A batch size that is to be measured is so with a `cache` to keep it in, and the device's usual
+    otherwise.
+    """
+    return _open_encoder(config.encoder, config.resources, cache)
 
 
-def load_surrogate(config: StudyConfig, attacked: Encoder) -> Encoder | None:
+def load_surrogate(
+    config: StudyConfig, attacked: Encoder, cache: Path | None = None
+) -> Encoder | None:
     """Return the open encoder that guides the search, if the study names one.
 
     Raises SettingError where it is the encoder attacked, whatever its preprocessing: a search that
@@ -112,7 +122,7 @@ def load_surrogate(config: StudyConfig, attacked: Encoder) -> Encoder | None:
     if config.surrogate is None:
         return None
     try:
-        encoder = _open_encoder(config.surrogate, config.resources)
+        encoder = _open_encoder(config.surrogate, config.resources, cache)
     except SettingError as error:
         raise SettingError(f"surrogate: {error}") from error
     ours, theirs = _weights(config.surrogate), _weights(config.encoder)
@@ -129,34 +139,39 @@ def _weights(section: EncoderSection) -> str:
     return section.kind if section.kind == "phantom_vit" else sha256_file(Path(section.checkpoint))
 
 
-def _open_encoder(section: EncoderSection, resources: Resources) -> Encoder:
-    device = "cuda" if resources.gpus_per_trial > 0 else "cpu"
+def _open_encoder(section: EncoderSection, resources: Resources, cache: Path | None) -> Encoder:
+    if isinstance(section, PhantomVitEncoder):
+        return load_phantom_vit()
+    encoder = _local_network(section, "cuda" if resources.gpus_per_trial > 0 else "cpu")
+    if section.batch_size == "measured" and cache is not None:
+        choose_batch(encoder, cache / "batch_sizes")
+    return encoder
+
+
+def _local_network(section: TimmEncoder | MedicalMaeEncoder, device: str) -> FrozenNetwork:
+    from ude_core.encoders import medical_mae, timm_encoder  # imports timm: seconds
+
+    running = section.running(device)
     match section:
-        case PhantomVitEncoder():
-            return load_phantom_vit()
-        case TimmEncoder() as chosen:
-            from ude_core.encoders import timm_encoder  # imports timm: seconds
-
+        case TimmEncoder():
             return timm_encoder.TimmEncoder(
-                chosen.model,
-                Path(chosen.checkpoint),
-                image_size=chosen.image_size,
-                mean=chosen.mean,
-                std=chosen.std,
-                channels=chosen.channels,
-                model_options=chosen.model_options,
-                device=device,
+                section.model,
+                Path(section.checkpoint),
+                image_size=section.image_size,
+                mean=section.mean,
+                std=section.std,
+                channels=section.channels,
+                model_options=section.model_options,
+                **running,
             )
-        case MedicalMaeEncoder() as chosen:
-            from ude_core.encoders import medical_mae  # imports timm: seconds
-
+        case MedicalMaeEncoder():
             return medical_mae.MedicalMae(
-                Path(chosen.checkpoint),
-                image_size=chosen.image_size,
-                preprocessing=chosen.preprocessing,
-                global_pool=chosen.global_pool,
-                heads=chosen.heads,
-                device=device,
+                Path(section.checkpoint),
+                image_size=section.image_size,
+                preprocessing=section.preprocessing,
+                global_pool=section.global_pool,
+                heads=section.heads,
+                **running,
             )
         case _:
             assert_never(section)

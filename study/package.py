@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +12,9 @@ from typing import Literal
 import numpy as np
 
 from study.config import StudyConfig
-from study.materials import Materials, assemble
-from study.node_cache import SharedFile
+from study.materials import Materials, assemble, load_materials
+from study.node_cache import SharedFile, fetch
+from study.trial_store import TrialStore
 from ude_core.assets import embeddings_file
 from ude_core.cohorts.stored import read_cohort, write_columns
 from ude_core.storage import sha256_file
@@ -52,6 +55,26 @@ def pack(materials: Materials, config: StudyConfig, cache: Path) -> Package:
         ),
         weights=tuple(_weights(config)),
     )
+
+
+def worker_materials(config: StudyConfig, package: Package | None, cache: Path) -> Materials:
+    """Return what a worker works on, on whichever node it is; `cache` is the driver's."""
+    if package is None:
+        return load_materials(config, cache)
+    here, url = node_cache(config), config.resources.trial_store
+    if here is not None:
+        fetch(package.files, here, TrialStore.open(url) if url is not None else None)
+    return unpack(package, config, here)
+
+
+def node_cache(config: StudyConfig) -> Path | None:
+    """Return the folder on this node that keeps a study's data; None: the disk shared by all."""
+    resources = config.resources
+    if resources.node_cache is not None:
+        return Path(resources.node_cache)
+    if resources.trial_store is not None:
+        return Path(tempfile.gettempdir()) / f"ude-study-{os.getuid()}"
+    return None
 
 
 def unpack(package: Package, config: StudyConfig, cache: Path | None) -> Materials:

@@ -15,8 +15,11 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
 
 
 class Resources(Section):
-    """What the study may use. The only section, with budget.trials, that a resume may change.
+    """What the study may use. With `budget.trials` and `budget.queries`, all that
+    a resume may change.
 
+    `workers` trials run at the same time. Each spreads its candidates over `workers_per_trial`
+    processes, each of which takes what is said `per_trial`; its noise does not change.
     `custom_per_trial` are resources that nodes of a cluster offer under a name of their own, such as
     a quota. `trial_store` is a pyarrow filesystem URL through which workers and driver exchange
     files where they share no disk; `node_cache` is a folder on each node's own disk that keeps the
@@ -24,6 +27,7 @@ class Resources(Section):
     """
 
     workers: Count = 1
+    workers_per_trial: Count = 1
     cpus_per_trial: Count = 1
     gpus_per_trial: NotNegative = 0.0
     memory_gib_per_trial: NotNegative = 0.0

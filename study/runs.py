@@ -26,7 +26,7 @@ from ude_core.results import has_result, load_noise
 from ude_core.storage import atomic_write
 from ude_core.types import Interval, Measured, Progress, Undefined
 
-_METRICS_A_BATCH, _ITEMS_A_BATCH, _TAG_LENGTH = 1000, 100, 5000
+_METRICS_A_BATCH, _ITEMS_A_BATCH, _TAG_LENGTH = 900, 100, 5000
 _STUDY_TAG, _TRIAL_TAG, _STATE_TAG = "ude.study", "ude.trial", "ude.state"
 _PARENT = "study"
 _STATUS: Mapping[TrialState, str] = {
@@ -61,6 +61,7 @@ class StudyRuns:
         self._experiment = self._ensure_experiment()
         self._runs: dict[str, str] = {}
         self._states: dict[str, str] = {}
+        self._doubtful: set[str] = set()
         for run in self._search():
             self._remember(run)
         self._parent = self._ensure_run(_PARENT, self._parent_tags(), config.study, None)
@@ -91,9 +92,12 @@ class StudyRuns:
 
     def started(self, assignment: Assignment) -> None:
         """Open the run of a trial, or the one it had before it was interrupted."""
+        key = trial_name(assignment.number)
+        closed = self._states.get(key, "running") != "running"
         run = self._trial_run(assignment.number, assignment.params)
-        self._client.update_run(run, status="RUNNING")
-        self._states[trial_name(assignment.number)] = "running"
+        if closed:
+            self._client.update_run(run, status="RUNNING")
+        self._states[key] = "running"
 
     def epoch(self, number: int, progress: Progress, started: datetime | None) -> None:
         """Record one epoch of a trial's curve."""
@@ -117,14 +121,14 @@ class StudyRuns:
         )
         facts = {"outcome": record.outcome, "reason": record.reason, "undefined": undefined}
         try:
-            self._log_metrics(run, metrics)
             if has_result(record.folder):
                 picture = record.folder / "noise.png"
                 atomic_write(picture, png_bytes(noise_map(load_noise(record.folder))))
                 self._client.log_artifact(run, str(picture))
             tags = [RunTag(f"ude.{k}", v[:_TAG_LENGTH]) for k, v in facts.items() if v]
-            # The state goes last: without it the next launch records this trial again.
-            self._client.log_batch(run, tags=[*tags, RunTag(_STATE_TAG, record.state)])
+            # The state goes last, which a batch keeps to: without it the next launch records this
+            # trial again.
+            self._log_metrics(run, metrics, tags=[*tags, RunTag(_STATE_TAG, record.state)])
             self._states[trial_name(record.number)] = record.state
         finally:
             self._client.set_terminated(run, _STATUS[record.state], end_time=timestamp)
@@ -176,8 +180,10 @@ class StudyRuns:
     ) -> str:
         if key in self._runs:
             return self._runs[key]
-        for run in self._search(key):  # one whose creation was done and its reply lost
-            return self._remember(run)
+        if key in self._doubtful:  # its creation may have been done and its reply lost
+            for run in self._search(key):
+                return self._remember(run)
+        self._doubtful.add(key)
         run = self._client.create_run(
             self._experiment, start_time=start_time, run_name=name, tags=dict(tags)
         )
@@ -207,9 +213,14 @@ class StudyRuns:
         for start in range(0, len(params), _ITEMS_A_BATCH):
             self._client.log_batch(run, params=params[start : start + _ITEMS_A_BATCH])
 
-    def _log_metrics(self, run: str, metrics: Sequence[Metric]) -> None:
-        for start in range(0, len(metrics), _METRICS_A_BATCH):
+    def _log_metrics(
+        self, run: str, metrics: Sequence[Metric], tags: Sequence[RunTag] = ()
+    ) -> None:
+        """Write metrics, and `tags` after the last of them."""
+        full = max(0, len(metrics) - 1) // _METRICS_A_BATCH * _METRICS_A_BATCH
+        for start in range(0, full, _METRICS_A_BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + _METRICS_A_BATCH])
+        self._client.log_batch(run, metrics=metrics[full:], tags=tags)
 
 
 def _interval_metrics(metrics: Mapping[str, Measured], timestamp: int) -> Iterator[Metric]:

@@ -13,6 +13,8 @@ from study.harvest import settle
 from study.lease import Lease
 from study.ledger import Ledger
 from study.observers import Observer
+from study.proposals import NothingToAskError
+from study.query_budget import QueryBudget
 from study.records import Assignment
 from study.room import has_room
 
@@ -23,6 +25,7 @@ class LedgerSearcher(Searcher):
     What Tune reports of a trial's end is only the signal to look into its folder. A trial whose
     attempt failed is handed out again, `retries` times an epoch at most, as a new trial of Tune's:
     of its own retries Tune skips all where one death of a worker reaches it twice.
+    Where there is nothing more to hand out, the reason is kept in the ledger as the study's `ending`.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class LedgerSearcher(Searcher):
         observers: Sequence[Observer] = (),
         stop: threading.Event | None = None,
         retries: int = 0,
+        budget: QueryBudget | None = None,
     ) -> None:
         super().__init__()
         self._ledger = ledger
@@ -49,6 +53,7 @@ class LedgerSearcher(Searcher):
         self._failures: Counter[int] = Counter()
         self._reached: Counter[int] = Counter()
         self._live: dict[str, Assignment] = {}
+        self._budget = budget
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Tell Tune that this searcher limits itself, so that none of its state is copied."""
@@ -71,8 +76,10 @@ class LedgerSearcher(Searcher):
             assignment = self._resumed.popleft()
         else:
             self._lease.check()
-            assignment = self._ledger.ask()
-            self._remaining -= 1
+            asked = self._ask()
+            if not isinstance(asked, Assignment):
+                return asked
+            assignment = asked
         self._live[trial_id] = assignment
         for observer in self._observers:
             observer.started(assignment)
@@ -81,6 +88,24 @@ class LedgerSearcher(Searcher):
             "params": dict(assignment.params),
             "seed": assignment.seed,
         }
+
+    def _ask(self) -> Assignment | str | None:
+        """Return a new trial, None to wait for one that runs, or FINISHED."""
+        if self._ledger.blocked():
+            return None if self._live else str(Searcher.FINISHED)
+        try:
+            assignment = self._ledger.ask(self._budget.admit if self._budget else None)
+        except NothingToAskError as reason:
+            # A trial that ends may leave room in the budget, or fail and free its parameters.
+            if self._live:
+                return None
+            self._ledger.set_ending(str(reason))
+            self._remaining = 0
+            return str(Searcher.FINISHED)
+        self._remaining -= 1
+        if self._budget is not None:
+            self._budget.began(assignment)
+        return assignment
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an epoch on to the observers."""
@@ -113,6 +138,8 @@ class LedgerSearcher(Searcher):
         if record is None and again:
             self._resumed.append(assignment)
         if record is not None:
+            if self._budget is not None:
+                self._budget.ended(record)
             for observer in self._observers:
                 observer.finished(record)
 

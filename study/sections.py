@@ -227,19 +227,15 @@ class SplitSection(Section):
 
 
 class Budget(Section):
-    """What the study may spend: trials, and queries a trial on learning its noise."""
+    """What the study may spend: trials, queries a trial on learning its noise, and queries in all.
+
+    `queries` counts every image through the encoder, preparation and scoring too. A trial whose
+    plan does not fit into what is left is not begun; raising it continues the study.
+    """
 
     trials: Count = 20
     queries_per_trial: Count | None = None
-
-
-class Sampler(Section):
-    """Who proposes parameters. `startup_trials` random ones precede TPE's model."""
-
-    name: Literal["tpe", "random", "nsgaii"] = "tpe"
-    startup_trials: Count = 10
-    multivariate: bool = False
-    population: Annotated[int, Field(ge=2)] = 24
+    queries: Count | None = None
 
 
 class Confirm(Section):

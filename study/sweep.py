@@ -23,14 +23,19 @@ from study.names import Layout
 from study.node_cache import publish
 from study.observers import Observer
 from study.package import Package, pack
+from study.plan import plan_study
 from study.progress import ProgressView
+from study.query_budget import QueryBudget
 from study.reachable import refuse_unreachable
 from study.room import check_room
-from study.spaces import check_batches
+from study.spaces import check_batches, method_of
 from study.tracking import Tracker
 from study.trial_store import TrialStore
+from study.warm_start import warm_start
+from ude_core.errors import SettingError
 from ude_core.runtime import prepare_process
 from ude_core.scoring import exactly, score_reference
+from ude_core.trial import planned_queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Outcome:
     queries: int
     interrupted: int | None = None  # the signal
     tracking_problems: tuple[str, ...] = ()
+    ending: str = ""  # why it ended before its target, where that was no failure
 
     @property
     def finished(self) -> int:
@@ -51,10 +57,14 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 done; 3 with failed or missing trials; 128 + signal where it was interrupted."""
+        """0 done; 3 with failed or missing trials; 128 + signal where it was interrupted.
+
+        A study that used up its queries or its search space is done.
+        """
         if self.interrupted is not None:
             return 128 + self.interrupted
-        return 3 if self.counts["failed"] or self.finished < self.target else 0
+        missing = self.finished < self.target and not self.ending
+        return 3 if self.counts["failed"] or missing else 0
 
 
 class _InterruptedError(BaseException):
@@ -118,6 +128,7 @@ def launch(
     try:
         with interruption.listening(), ledger.lease() as lease:
             ledger.keep_config()
+            warm_start(ledger, layout.root, storage)
             _bring_to_target(ledger, lease, layout, interruption, tracker, address, quiet)
         outcome = Outcome(
             study=ledger.name,
@@ -125,8 +136,10 @@ def launch(
             counts=ledger.counts(),
             queries=ledger.queries(),
             interrupted=interruption.signal,
+            ending=ledger.ending,
         )
-        problems = tracker.close(complete=outcome.finished >= outcome.target)
+        complete = outcome.finished >= outcome.target or bool(outcome.ending)
+        problems = tracker.close(complete=complete)
         return replace(outcome, tracking_problems=problems)
     finally:
         tracker.close(complete=False)
@@ -148,9 +161,10 @@ def _bring_to_target(
     if not resumed and remaining <= 0:
         tracker.start()
         return
+    ledger.set_ending("")
     if address is not None:
         refuse_unreachable(address)
-    package = _prepare(ledger, layout)
+    package, budget = _prepare(ledger, layout)
     tracker.start()
     prepare_ray()
     from study.tuning import run_trials  # imports Ray: seconds
@@ -166,6 +180,7 @@ def _bring_to_target(
             observers=observers,
             stop=interruption.event,
             package=package,
+            budget=budget,
             address=address,
         )
         interruption.gentle = False
@@ -177,12 +192,28 @@ def _bring_to_target(
         raise LeaseLostError(f"study {ledger.name!r} was taken over by another driver")
 
 
-def _prepare(ledger: Ledger, layout: Layout) -> Package:
-    """Make what all trials share, once, on disk; measure ERM; refuse changed data and weights."""
+def _prepare(ledger: Ledger, layout: Layout) -> tuple[Package, QueryBudget | None]:
+    """Make what all trials share, once, on disk; measure ERM; refuse changed data and weights.
+
+    Returns what workers need of it, and the account of the study's queries where they are limited.
+    """
     config = ledger.config
     prepare_process()
+    limit = config.budget.queries
+    if limit is not None and not ledger.reference:
+        planned = plan_study(config)
+        cheapest = (
+            planned["queries"]["low"]
+            - (planned["trials"] - 1) * (planned["queries_per_trial"]["low"])
+        )
+        if cheapest > limit:
+            raise SettingError(
+                f"budget.queries is {limit:,}; preparing the study and its cheapest trial take "
+                f"{cheapest:,}; raise it"
+            )
     materials = load_materials(config, layout.cache)
-    check_batches(config, len(materials.assets.split.train))
+    train = len(materials.assets.split.train)
+    check_batches(config, train)
     ledger.check_fingerprints(materials.fingerprints)
     if not ledger.reference:
         reference = score_reference(materials.cohort, materials.assets)
@@ -192,7 +223,16 @@ def _prepare(ledger: Ledger, layout: Layout) -> Package:
     package = pack(materials, config, layout.cache)
     if config.resources.trial_store is not None:
         publish(package.files, TrialStore.open(config.resources.trial_store))
-    return package
+    if limit is None:
+        return package, None
+    development, controls = len(materials.assets.development), config.scoring.controls
+    budget = QueryBudget(
+        limit,
+        ledger.preparation_queries,
+        lambda params: planned_queries(method_of(config, params), development, train, controls),
+        ledger.trials(),
+    )
+    return package, budget
 
 
 def _finished(ledger: Ledger) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,15 +12,14 @@ import ray
 from ray import tune
 
 from study.config import StudyConfig
+from study.crew import RayCrew
 from study.harvest import Failure, FencedError, reason_of, write_failure
-from study.materials import Materials, load_materials
 from study.names import Layout
-from study.node_cache import fetch
-from study.package import Package, unpack
+from study.package import Package, worker_materials
 from study.spaces import method_of
 from study.trial_files import SharedFiles, StoredFiles, TrialFiles, write_worker
 from study.trial_store import TrialStore
-from ude_core.errors import PermanentEncoderError, UserError
+from ude_core.errors import EncoderMemoryError, PermanentEncoderError, UserError
 from ude_core.results import save_result
 from ude_core.runtime import prepare_process
 from ude_core.trial import CHECKPOINT, PREVIOUS, Trial
@@ -36,6 +33,9 @@ STORED_CHECKPOINT_SECONDS = 15.0
 
 STEP_SECONDS = 1.0
 """How long a worker may be deaf to Tune, beside the iteration it is in."""
+
+STEPS_A_SECOND = 100
+"""How many steps all workers together may report: with more workers than that, steps are longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,9 @@ class NoiseTrainable(tune.Trainable):
         self._places = layout.study(self._config.name)
         url = self._config.resources.trial_store
         self._store = TrialStore.open(url) if url is not None else None
-        self._materials = self._load(order, layout)
+        shared = self._config.resources.workers_per_trial > 1
+        self._crew = RayCrew(self._config, layout.cache, order.package) if shared else None
+        self._materials = worker_materials(self._config, order.package, layout.cache)
         self._choose(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -80,7 +82,7 @@ class NoiseTrainable(tune.Trainable):
             return self._step()
         except FencedError as error:
             return {"done": True, "note": str(error)}
-        except (UserError, PermanentEncoderError) as error:
+        except (UserError, PermanentEncoderError, EncoderMemoryError) as error:
             self._leave_word(Failure(reason_of(error), permanent=True))
             return {"done": True, "note": reason_of(error)}
         except Exception as error:
@@ -89,10 +91,14 @@ class NoiseTrainable(tune.Trainable):
             raise
 
     def cleanup(self) -> None:
-        """Keep what was learnt of a trial that is being stopped."""
-        with contextlib.suppress(FencedError):
-            self._checkpoint()
-        self._files.close()
+        """Keep what was learnt of a trial that is being stopped, and end its other workers."""
+        try:
+            with contextlib.suppress(FencedError):
+                self._checkpoint()
+        finally:
+            self._files.close()
+            if self._crew is not None:
+                self._crew.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the trial's state where Tune wants it, for schedulers that pause trials."""
@@ -102,14 +108,6 @@ class NoiseTrainable(tune.Trainable):
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]
         """Continue from a state that Tune kept."""
         self._begin().restore(Path(checkpoint))
-
-    def _load(self, order: WorkerOrder, layout: Layout) -> Materials:
-        if order.package is None:
-            return load_materials(self._config, layout.cache)
-        cache = node_cache(self._config)
-        if cache is not None:
-            fetch(order.package.files, cache, self._store)
-        return unpack(order.package, self._config, cache)
 
     def _choose(self, config: dict[str, Any]) -> None:
         self._number = int(config["number"])
@@ -135,6 +133,7 @@ class NoiseTrainable(tune.Trainable):
             self._materials.assets,
             self._seed,
             self._materials.prior(method),
+            self._crew,
         )
         trial.restore(self._folder)
         self._trial = trial
@@ -146,7 +145,7 @@ class NoiseTrainable(tune.Trainable):
             return {"done": True}
         trial = self._trial or self._begin()
         if not trial.finished:
-            progress = _advance(trial, STEP_SECONDS)
+            progress = _advance(trial, step_seconds(self._config.resources.workers))
             pause = CHECKPOINT_SECONDS if self._store is None else STORED_CHECKPOINT_SECONDS
             if trial.finished or time.monotonic() - self._saved >= pause:
                 self._checkpoint()
@@ -172,22 +171,21 @@ class NoiseTrainable(tune.Trainable):
         self._files.publish()
 
 
-def node_cache(config: StudyConfig) -> Path | None:
-    """Return the folder on this node that keeps a study's data; None: the disk shared by all."""
-    resources = config.resources
-    if resources.node_cache is not None:
-        return Path(resources.node_cache)
-    if resources.trial_store is not None:
-        return Path(tempfile.gettempdir()) / f"ude-study-{os.getuid()}"
-    return None
-
-
 def _where() -> dict[str, Any]:
     """Return the Ray node and the GPUs this process was given; nothing outside Ray."""
     if not ray.is_initialized():
         return {}
     context = ray.get_runtime_context()
     return {"node": context.get_node_id(), "gpus": context.get_accelerator_ids().get("GPU", [])}
+
+
+def step_seconds(workers: int) -> float:
+    """Return how long a step of each of so many workers lasts, so that the driver keeps up.
+
+    >>> step_seconds(8), step_seconds(1000)
+    (1.0, 10.0)
+    """
+    return STEP_SECONDS * max(1.0, workers / STEPS_A_SECOND)
 
 
 def _advance(trial: Trial, seconds: float) -> Progress | None:

@@ -19,7 +19,9 @@ from study.ledger import Ledger
 from study.names import trial_name
 from study.observers import Observer
 from study.package import Package
+from study.query_budget import QueryBudget
 from study.records import Assignment
+from study.resources import Resources
 from study.searcher import LedgerSearcher
 from study.trainable import NoiseTrainable, WorkerOrder
 
@@ -56,11 +58,14 @@ def run_trials(
     observers: Sequence[Observer],
     stop: threading.Event,
     package: Package | None = None,
+    budget: QueryBudget | None = None,
     address: str | None = None,
+    trainable: type[tune.Trainable] = NoiseTrainable,
 ) -> None:
     """Run `resumed` trials and `remaining` new ones; the ledger says afterwards what came of them.
 
-    Returns early once `stop` is set, after every worker has kept its state.
+    Returns early once `stop` is set, after every worker has kept its state. `trainable` is what a
+    worker runs: it leaves a trial's result in the trial's folder.
     """
     resources = ledger.config.resources
     concurrency = min(resources.workers, len(resumed) + remaining)
@@ -73,6 +78,7 @@ def run_trials(
         observers=observers,
         stop=stop,
         retries=_RETRIES,
+        budget=budget,
     )
     places = ledger.places
     shutil.rmtree(places.ray, ignore_errors=True)
@@ -83,12 +89,12 @@ def run_trials(
     )
     # Ray prints what happens to its processes; standard output is for results.
     with contextlib.redirect_stdout(sys.stderr), connected(resources, address):
-        trainable = tune.with_resources(
-            tune.with_parameters(NoiseTrainable, order=order),
-            tune.PlacementGroupFactory([trial_resources(resources)]),
+        placed = tune.with_resources(
+            tune.with_parameters(trainable, order=order),
+            _placement(resources),
         )
         tune.Tuner(
-            trainable,
+            placed,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,
@@ -108,6 +114,12 @@ def run_trials(
                 verbose=0,
             ),
         ).fit()
+
+
+def _placement(resources: Resources) -> tune.PlacementGroupFactory:
+    """Return what one trial takes: as many equal places as it has workers, the first its own."""
+    place = trial_resources(resources)
+    return tune.PlacementGroupFactory([place.copy() for _ in range(resources.workers_per_trial)])
 
 
 def _name_of(trial: TuneTrial) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from study.config import StudyConfig, changed_settings, load_space, space_names
+from study.encoder_sections import TimmEncoder
 from study.ranges import PARAMETERS
 from study.sections import MethodSection
 from study.spaces import check_batches, cost, distributions, method_of
@@ -273,3 +274,26 @@ def test_looking_whether_to_stop_is_part_of_the_plan(space: Path) -> None:
     planned = cost(load_space(space, overrides), development_size=300, train_size=200)
     learning = 4 * 3 * 2 * 2 * 16
     assert (planned.low, planned.high) == (learning + 300, learning + 3 * 50 + 300)
+
+
+TIMM = SPACE.replace(
+    "{kind: phantom, patients: 300}", "{kind: phantom, patients: 300, image_size: 224}"
+).replace("{kind: phantom_vit}", "{kind: timm, model: test_vit, checkpoint: w.safetensors}")
+
+
+def test_how_an_encoder_runs_is_a_setting_with_the_paper_s_default(tmp_path: Path) -> None:
+    path = tmp_path / "timm.yaml"
+    path.write_text(TIMM, encoding="utf-8")
+    plain = load_space(path).encoder
+    assert isinstance(plain, TimmEncoder)
+    assert (plain.precision, plain.compile, plain.batch_size) == ("float32", False, None)
+    overrides = [
+        "encoder.precision=bfloat16",
+        "encoder.compile=true",
+        "encoder.batch_size=measured",
+    ]
+    quick = load_space(path, overrides).encoder
+    assert isinstance(quick, TimmEncoder)
+    assert (quick.precision, quick.compile, quick.batch_size) == ("bfloat16", True, "measured")
+    for wrong in ("precision=float16", "batch_size=0", "batch_size=largest", "compile=1"):
+        assert f"encoder.{wrong.split('=')[0]}" in refusal(path, TIMM, f"encoder.{wrong}")

@@ -17,8 +17,12 @@ from small_study import QUICK
 
 from study.config import load_space
 from study.ledger import Ledger
+from study.materials import load_materials
 from study.records import TrialRecord
+from study.spaces import method_of
 from study.sweep import Outcome
+from ude_core.results import load_noise
+from ude_core.trial import Trial
 
 DRIVER = """\
 import json, sys
@@ -32,6 +36,7 @@ if __name__ == "__main__":
     sys.exit(outcome.exit_code)
 """
 LONG = "budget.queries_per_trial=12000"
+GROUPS = "method.batch_size=32"  # two groups an iteration through the encoder: one a worker
 SECONDS = 300
 
 
@@ -245,3 +250,16 @@ def test_a_bad_space_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="name a folder"):
         launch(config, tmp_path / "file", quiet=True)
+
+
+@pytest.mark.slow
+def test_a_trial_over_two_workers_learns_the_noise_of_one(drivers: Drivers) -> None:
+    drivers.run("budget.trials=1", "resources.workers=1", "resources.workers_per_trial=2", GROUPS)
+    (record,) = drivers.trials()
+    config = load_space(drivers.space, [GROUPS])
+    materials = load_materials(config, drivers.root / "cache")
+    method = method_of(config, record.params)
+    alone = Trial(method, materials.cohort, materials.encoder, materials.assets, record.seed)
+    while not alone.finished:
+        alone.advance()
+    assert load_noise(record.folder).equal(alone.learner.noise)

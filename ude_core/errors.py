@@ -29,3 +29,7 @@ class NonFiniteLossError(ArithmeticError):
 
 class PermanentEncoderError(RuntimeError):
     """The encoder answered something that no retry mends: wrong shape, refused key, changed model."""
+
+
+class EncoderMemoryError(MemoryError):
+    """Not even one image fits into memory beside the encoder. Smaller batches were tried first."""

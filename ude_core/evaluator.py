@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
+from ude_core.batching import BACKWARD, FORWARD
 from ude_core.encoders.base import Encoder
 from ude_core.heads import LinearHeads
+from ude_core.image_rows import Images
 from ude_core.noise import apply_noise, to_pixels
 from ude_core.objective import attribute_cross_entropy, edit_objective
+from ude_core.transfer import upload
 from ude_core.types import (
     Embeddings,
-    ImageArray,
     Indices,
     Losses,
+    MethodConfig,
     Noise,
     NoiseBatch,
     ObjectiveName,
@@ -41,13 +48,51 @@ class Gradient:
     gradient: Noise
 
 
+class Evaluator(Protocol):
+    """Where a learner spends its queries, on training images and their attribute."""
+
+    @property
+    def images(self) -> Images: ...
+
+    @property
+    def attribute(self) -> Int[np.ndarray, " images"]: ...
+
+    def evaluate(
+        self, noises: NoiseBatch, minibatches: Int[np.ndarray, "rows batch"]
+    ) -> Evaluation:
+        """Return the objective of each candidate on its minibatch. Costs len(noises)·B queries.
+
+        Candidate j is evaluated on minibatch row j·rows // candidates: with one row all share it,
+        with one row a pair the two of a pair share theirs.
+        """
+
+    def attribute_logits(self, noise: Noise, rows: Indices) -> Float[Tensor, "chosen groups"]:
+        """Return what the attribute head says of these images under `noise`. Costs len(rows) queries."""
+
+    def gradient(self, noise: Noise, minibatch: Indices) -> Gradient:
+        """Return the objective of `noise` and its gradient, white-box. Costs B queries."""
+
+
+@runtime_checkable
+class Following(Protocol):
+    """An evaluator that must know where its learner stands, since others propose in its place."""
+
+    def follow(
+        self, method: MethodConfig, tensors: dict[str, Tensor], scalars: dict[str, Any]
+    ) -> None:
+        """Hear a learner's state before every iteration, as its `state_dict` tells it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalEvaluator:
-    """Scores noises against the frozen attribute head through an encoder in this process."""
+    """Scores noises against the frozen attribute head through an encoder in this process.
+
+    What does not fit into memory is tried again in passes of half the size (`batching`).
+    """
 
     encoder: Encoder
     attribute_head: LinearHeads
-    images: ImageArray
+    images: Images
     attribute: Int[np.ndarray, " images"]
     objective: ObjectiveName
     regularization: float  # λ
@@ -57,81 +102,160 @@ class LocalEvaluator:
     def evaluate(
         self, noises: NoiseBatch, minibatches: Int[np.ndarray, "rows batch"]
     ) -> Evaluation:
-        """Return the objective of each candidate on its minibatch. Costs len(noises)·B queries.
-
-        Candidate j is evaluated on minibatch row j·rows // candidates: with one row all share it,
-        with one row a pair the two of a pair share theirs. A candidate always starts a new batch of
-        the encoder's, so its loss does not depend on which others are evaluated beside it.
-        """
-        candidates, batch = len(noises), minibatches.shape[1]
-        owner = np.arange(candidates) * len(minibatches) // candidates
-        device = self.encoder.device
-        together = max(1, self.encoder.batch_size // batch)
-        logits = []
-        for start in range(0, candidates, together):
-            chosen = minibatches[owner[start : start + together]]
-            clean = to_pixels(self.images[chosen.reshape(-1)], device)
-            clean = clean.reshape(*chosen.shape, *clean.shape[1:])
-            noise = noises[start : start + together].to(device)
-            edited = apply_noise(clean, noise[:, None], self.pixels).flatten(0, 1)
-            embeddings = self._encode(edited)
-            logits.append(self.attribute_head.logits(embeddings)[0].reshape(*chosen.shape, -1))
-        attribute = torch.as_tensor(self.attribute[minibatches[owner]])
-        joined = torch.cat(logits)
-        losses = edit_objective(
-            joined,
-            attribute,
-            noises,
-            objective=self.objective,
-            regularization=self.regularization,
-        )
-        return Evaluation(losses, attribute_cross_entropy(joined, attribute))
+        """Return the objective of each candidate; see `Evaluator`. Nothing waits before the end."""
+        measured: list[Tensor] = []
+        remaining = range(len(noises))
+        while remaining:
+            group = FORWARD.halving(
+                self.encoder,
+                self.encoder.batch_size,
+                partial(self._score_first, noises, minibatches, remaining),
+            )
+            measured.append(group)
+            remaining = remaining[group.shape[1] :]
+        return Evaluation(*torch.cat(measured, dim=1).cpu().unbind())
 
     @torch.inference_mode()
-    def attribute_logits(self, noise: Noise, rows: Indices) -> Float[torch.Tensor, "chosen groups"]:
+    def evaluate_groups(
+        self,
+        noises: NoiseBatch,
+        minibatches: Int[np.ndarray, "rows batch"],
+        groups: Sequence[range],
+        limit: int,
+    ) -> Evaluation:
+        """Return what `evaluate` measures of some of its groups (`group_ranges`), in passes of `limit`.
+
+        Bit for bit: a group is handed to the encoder in the same shapes, whoever evaluates the
+        others. Raises what the allocator raises where memory runs out.
+        """
+        values = [self._score(noises, minibatches, group, limit) for group in groups]
+        return Evaluation(*torch.cat(values, dim=1).cpu().unbind() if values else torch.empty(2, 0))
+
+    @torch.inference_mode()
+    def attribute_logits(self, noise: Noise, rows: Indices) -> Float[Tensor, "chosen groups"]:
         """Return what the attribute head says of these images under `noise`. Costs len(rows) queries."""
         embeddings = embed_images(self.encoder, self.images[rows], noise, self.pixels)
         return self.attribute_head.logits(embeddings)[0]
 
     def gradient(self, noise: Noise, minibatch: Indices) -> Gradient:
         """Return the objective of `noise` and its gradient, white-box. Costs B queries."""
-        variable = noise.detach().clone().requires_grad_()
-        clean = to_pixels(self.images[minibatch], self.encoder.device)
-        edited = apply_noise(clean, variable.to(self.encoder.device), self.pixels)
-        logits = self.attribute_head.logits(self.encoder.encode(edited).cpu())
-        attribute = torch.as_tensor(self.attribute[minibatch])[None]
-        loss = edit_objective(
+        return BACKWARD.halving(
+            self.encoder, len(minibatch), partial(self._gradient, noise, minibatch)
+        )
+
+    def _gradient(self, noise: Noise, minibatch: Indices, limit: int) -> Gradient:
+        """Return the mean over parts of at most `limit` images, each weighted by its images."""
+        device = self.encoder.device
+        variable = upload(noise.detach(), device).clone().requires_grad_()
+        head = self.attribute_head.to(device)
+        sums = torch.zeros(2, device=device)
+        gradient = torch.zeros_like(variable)
+        for start in range(0, len(minibatch), limit):
+            part = minibatch[start : start + limit]
+            edited = apply_noise(to_pixels(self.images[part], device), variable, self.pixels)
+            logits = head.logits(self.encoder.encode(edited))
+            attribute = upload(torch.as_tensor(self.attribute[part])[None], device)
+            loss = edit_objective(
+                logits,
+                attribute,
+                variable[None],
+                objective=self.objective,
+                regularization=self.regularization,
+            )[0]
+            share = len(part) / len(minibatch)
+            gradient += share * torch.autograd.grad(loss, variable)[0]
+            cross_entropy = attribute_cross_entropy(logits.detach(), attribute)[0]
+            sums += share * torch.stack((loss.detach(), cross_entropy))
+        loss_sum, cross_entropy_sum = sums.tolist()
+        return Gradient(loss_sum, cross_entropy_sum, gradient.cpu())
+
+    def _score_first(
+        self,
+        noises: NoiseBatch,
+        minibatches: Int[np.ndarray, "rows batch"],
+        remaining: range,
+        limit: int,
+    ) -> Float[Tensor, "measure candidates"]:
+        first = group_ranges(remaining, minibatches.shape[1], limit)[0]
+        return self._score(noises, minibatches, first, limit)
+
+    def _score(
+        self,
+        noises: NoiseBatch,
+        minibatches: Int[np.ndarray, "rows batch"],
+        group: range,
+        limit: int,
+    ) -> Float[Tensor, "measure candidates"]:
+        """Return losses and cross-entropies of one group of candidates, on the device."""
+        device = self.encoder.device
+        chosen = minibatches[[j * len(minibatches) // len(noises) for j in group]]
+        noise = upload(noises[group.start : group.stop], device)
+        embeddings = [
+            self._embed(noise, chosen[:, first : first + limit])
+            for first in range(0, chosen.shape[1], limit)
+        ]
+        head = self.attribute_head.to(device)
+        logits = head.logits(torch.cat(embeddings, dim=1))[0]
+        attribute = upload(torch.as_tensor(self.attribute[chosen]), device)
+        losses = edit_objective(
             logits,
             attribute,
-            variable[None],
+            noise,
             objective=self.objective,
             regularization=self.regularization,
-        )[0]
-        (gradient,) = torch.autograd.grad(loss, variable)
-        cross_entropy = attribute_cross_entropy(logits.detach(), attribute)[0]
-        return Gradient(float(loss.detach()), float(cross_entropy), gradient)
-
-    def _encode(self, pixels: torch.Tensor) -> Embeddings:
-        return torch.cat(
-            [
-                self.encoder.encode(part).cpu()
-                for part in torch.split(pixels, self.encoder.batch_size)
-            ]
         )
+        return torch.stack((losses, attribute_cross_entropy(logits, attribute)))
+
+    def _embed(
+        self, noises: NoiseBatch, chosen: Int[np.ndarray, "candidates part"]
+    ) -> Float[Tensor, "candidates part dim"]:
+        """Return the embeddings of each candidate's images, in one pass."""
+        clean = to_pixels(self.images[chosen.reshape(-1)], self.encoder.device)
+        clean = clean.reshape(*chosen.shape, *clean.shape[1:])
+        edited = apply_noise(clean, noises[:, None], self.pixels).flatten(0, 1)
+        return self.encoder.encode(edited).reshape(*chosen.shape, -1)
+
+
+def group_ranges(candidates: range, batch: int, limit: int) -> list[range]:
+    """Return the candidates cut into groups, in order.
+
+    A group is as many whole candidates as fill one pass of `limit` images, at least one; a
+    candidate of more images takes several passes, which no other shares.
+    """
+    size = max(1, limit // batch)
+    return [candidates[at : at + size] for at in range(0, len(candidates), size)]
 
 
 @torch.inference_mode()
 def embed_images(
     encoder: Encoder,
-    images: ImageArray,
+    images: Images,
     noise: Noise | None = None,
     pipeline: PixelPipeline = "paper",
-) -> Float[torch.Tensor, "images dim"]:
+) -> Float[Tensor, "images dim"]:
     """Return φ(x + ε) of every image, or φ(x) without a noise, on the CPU. One query an image."""
-    parts = []
-    for start in range(0, len(images), encoder.batch_size):
-        pixels = to_pixels(images[start : start + encoder.batch_size], encoder.device)
-        if noise is not None:
-            pixels = apply_noise(pixels, noise.to(encoder.device), pipeline)
-        parts.append(encoder.encode(pixels).cpu())
-    return torch.cat(parts)
+    placed = None if noise is None else upload(noise, encoder.device)
+    parts: list[Tensor] = []
+    start = 0
+    while start < len(images):
+        part = partial(_embed_part, encoder, images, placed, pipeline, start)
+        parts.append(FORWARD.halving(encoder, encoder.batch_size, part))
+        start += len(parts[-1])
+        # Fetched one pass late: the next is under way by then, and no third piles up behind it.
+        if len(parts) > 1:
+            parts[-2] = parts[-2].cpu()
+    return torch.cat([part.cpu() for part in parts])
+
+
+def _embed_part(
+    encoder: Encoder,
+    images: Images,
+    noise: Noise | None,
+    pipeline: PixelPipeline,
+    start: int,
+    limit: int,
+) -> Embeddings:
+    pixels = to_pixels(images[start : start + limit], encoder.device)
+    if noise is not None:
+        pixels = apply_noise(pixels, noise, pipeline)
+    return encoder.encode(pixels)

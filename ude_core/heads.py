@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ude_core.transfer import upload
 from ude_core.types import Embeddings, HeadConfig, Indices
 
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
@@ -31,6 +32,10 @@ class LinearHeads:
         flat = embeddings.reshape(-1, embeddings.shape[-1])
         out = torch.einsum("nd,hdc->hnc", flat, self.weight) + self.bias[:, None]
         return out.reshape(len(self.weight), *embeddings.shape[:-1], -1)
+
+    def to(self, device: torch.device) -> LinearHeads:
+        """Return the heads on `device`, copied without waiting for it."""
+        return LinearHeads(upload(self.weight, device), upload(self.bias, device))
 
     def margins(self, embeddings: Embeddings) -> Float[Tensor, "heads images"]:
         """Return logit(positive) - logit(negative) of two-class heads; positive predicts 1."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, assert_never, cast
 
 import numpy as np
@@ -13,10 +13,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ude_core.errors import NonFiniteLossError, SettingError
-from ude_core.evaluator import LocalEvaluator
+from ude_core.evaluator import Evaluator, Following
 from ude_core.noise import noise_l2, zero_noise
 from ude_core.optimizer import AskTellOptimizer, OptimizerState
 from ude_core.optimizers import make_optimizer
+from ude_core.proposals import propose, shuffled, split_rows, state_from, state_parts
 from ude_core.scoring import attribute_auc
 from ude_core.surrogate import SurrogatePrior
 from ude_core.types import Interval, MethodConfig, Noise, Progress
@@ -94,7 +95,7 @@ class NoiseLearner:
     def __init__(
         self,
         method: MethodConfig,
-        evaluator: LocalEvaluator,
+        evaluator: Evaluator,
         seed: int,
         prior: SurrogatePrior | None = None,
     ) -> None:
@@ -115,10 +116,9 @@ class NoiseLearner:
             else make_optimizer(method, image_size, prior)
         )
         self._state: OptimizerState = self._optimizer.init(start)
-        rows = np.arange(len(evaluator.images))
-        check = self.schedule.check_images
-        self._check_rows = rows[:check] * len(rows) // max(1, check)
-        self._train_rows = np.setdiff1d(rows, self._check_rows)
+        self._check_rows, self._train_rows = split_rows(
+            len(evaluator.images), self.schedule.check_images
+        )
         self._checks = 0
         self._reached = False
         self._order: Int[np.ndarray, " images"] = np.empty(0, dtype=np.int64)
@@ -192,7 +192,7 @@ class NoiseLearner:
     def _begin_epoch(self) -> None:
         self._cross_entropy_range = (math.inf, -math.inf)
         if isinstance(self._optimizer, Whitebox):
-            self._order = self._permutation()
+            self._order = shuffled(self._train_rows, self._rng)
         else:
             self._state = self._optimizer.begin_epoch(self._state)
 
@@ -215,13 +215,13 @@ class NoiseLearner:
             )
 
     def _ask_tell_step(self, optimizer: AskTellOptimizer[Any]) -> None:
-        candidates = optimizer.ask(self._state, self._rng)
-        rows = self.method.samples if self.method.batch == "per_perturbation" else 1
-        size = self.method.batch_size
-        minibatches = np.stack([self._permutation()[:size] for _ in range(rows)])
-        measured = self.evaluator.evaluate(candidates.noises, minibatches)  # 2·C·B queries
+        if isinstance(self.evaluator, Following):
+            self.evaluator.follow(self.method, *self.state_dict())
+        asked = propose(self.method, optimizer, self._state, self._train_rows, self._rng)
+        noises = asked.candidates.noises
+        measured = self.evaluator.evaluate(noises, asked.minibatches)  # 2·C·B queries
         self._spent += self.schedule.queries_per_iteration
-        self._state = optimizer.tell(self._state, candidates, measured.losses)
+        self._state = optimizer.tell(self._state, asked.candidates, measured.losses)
         self._loss = float(measured.losses.min())
         self._observe(measured.cross_entropy)
 
@@ -243,15 +243,10 @@ class NoiseLearner:
             max(high, float(cross_entropy.max())),
         )
 
-    def _permutation(self) -> Int[np.ndarray, " images"]:
-        order = torch.randperm(len(self._train_rows), generator=self._rng).numpy()
-        shuffled: Int[np.ndarray, " images"] = self._train_rows[order]
-        return shuffled
-
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return everything needed to continue: tensors, and scalars that JSON can hold."""
-        # Cloned: a state may hold one tensor twice, which a file may not.
-        tensors = {"rng": self._rng.get_state(), "order": torch.from_numpy(self._order)}
+        tensors, state = state_parts(self._state)
+        tensors |= {"rng": self._rng.get_state(), "order": torch.from_numpy(self._order)}
         scalars: dict[str, Any] = {
             "iteration": self.iteration,
             "spent": self._spent,
@@ -263,24 +258,13 @@ class NoiseLearner:
             "cross_entropy_range": list(self._cross_entropy_range),
             "checks": self._checks,
             "reached": self._reached,
+            **state,
         }
-        for field in fields(self._state):
-            value = getattr(self._state, field.name)
-            if isinstance(value, Tensor):
-                tensors[f"state.{field.name}"] = value.clone()
-            else:
-                scalars[f"state.{field.name}"] = value
         return tensors, scalars
 
     def load_state_dict(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned for the same method, images and seed."""
-        values: dict[str, Any] = {}
-        for field in fields(self._state):
-            key, current = f"state.{field.name}", getattr(self._state, field.name)
-            values[field.name] = (
-                tensors[key] if isinstance(current, Tensor) else type(current)(scalars[key])
-            )
-        self._state = type(self._state)(**values)
+        self._state = state_from(self._state, tensors, scalars)
         self._rng.set_state(tensors["rng"])
         self._order = tensors["order"].numpy()
         self.iteration, self._spent = scalars["iteration"], scalars["spent"]

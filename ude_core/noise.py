@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ude_core.errors import SettingError
+from ude_core.transfer import upload_bytes
 from ude_core.types import (
     BasisName,
     ImageArray,
@@ -35,8 +36,11 @@ def zero_noise(image_size: int) -> Noise:
 
 
 def to_pixels(images: ImageArray, device: torch.device | str = "cpu") -> Pixels:
-    """Return 8-bit images in pixel units, shape (images, 1, height, width), float32 in [0, 1]."""
-    return torch.tensor(images).unsqueeze(1).to(device).float().div_(LEVELS)
+    """Return 8-bit images in pixel units, shape (images, 1, height, width), float32 in [0, 1].
+
+    What travels to a device are the 8 bits.
+    """
+    return upload_bytes(images, torch.device(device)).unsqueeze(1).float().div_(LEVELS)
 
 
 def apply_noise(pixels: Pixels, noise: Tensor, pipeline: PixelPipeline) -> Pixels:

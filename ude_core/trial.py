@@ -13,9 +13,11 @@ from ude_core.cohorts.base import Cohort
 from ude_core.encoders.base import Encoder
 from ude_core.errors import FingerprintError
 from ude_core.evaluator import LocalEvaluator
+from ude_core.image_rows import ImageRows
 from ude_core.learner import NoiseLearner, plan
 from ude_core.scoring import exactly, score_noise
 from ude_core.seeding import derive_seed
+from ude_core.spread import Crew, SpreadEvaluator
 from ude_core.storage import CorruptFileError, digest, load_checked, save_checked
 from ude_core.surrogate import SurrogatePrior
 from ude_core.types import Measured, MethodConfig, Progress, QueryCount, Report, TrialResult
@@ -30,7 +32,9 @@ SCHEMA_VERSION = 1
 class Trial:
     """One noise from start to score; a pure function of its arguments, resumable at any epoch.
 
-    `prior` guides the method `guided`, and no other (`surrogate.prepare_surrogate`).
+    `prior` guides the method `guided`, and no other (`surrogate.prepare_surrogate`). A `crew` shares
+    the evaluation of candidates and changes no bit of the result; each of its replicas holds the
+    `trial_evaluator` of the same cohort, encoder and assets.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Trial:
         assets: StudyAssets,
         seed: int,
         prior: SurrogatePrior | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self.method = method
         self.cohort = cohort
@@ -48,16 +53,8 @@ class Trial:
         self.assets = assets
         self.seed = seed
         self.curve: list[Progress] = []
-        train = assets.split.train
-        evaluator = LocalEvaluator(
-            encoder=encoder,
-            attribute_head=assets.attribute_head,
-            images=cohort.images[train],
-            attribute=cohort.attribute[train],
-            objective=method.objective,
-            regularization=method.regularization,
-            pixels=method.pixels,
-        )
+        local = trial_evaluator(method, cohort, encoder, assets)
+        evaluator = local if crew is None else SpreadEvaluator(local, crew)
         self.learner = NoiseLearner(method, evaluator, derive_seed(seed, "noise"), prior)
 
     @property
@@ -157,6 +154,22 @@ class Trial:
         )
 
 
+def trial_evaluator(
+    method: MethodConfig, cohort: Cohort, encoder: Encoder, assets: StudyAssets
+) -> LocalEvaluator:
+    """Return what scores a trial's candidates: the training images under the study's attribute head."""
+    train = assets.split.train
+    return LocalEvaluator(
+        encoder=encoder,
+        attribute_head=assets.attribute_head,
+        images=ImageRows(cohort.images, train),
+        attribute=cohort.attribute[train],
+        objective=method.objective,
+        regularization=method.regularization,
+        pixels=method.pixels,
+    )
+
+
 def run_trial(
     method: MethodConfig,
     cohort: Cohort,
@@ -166,12 +179,13 @@ def run_trial(
     seed: int,
     report: Report | None = None,
     prior: SurrogatePrior | None = None,
+    crew: Crew | None = None,
 ) -> TrialResult:
-    """Learn and score one noise in this process; `report` hears of every epoch.
+    """Learn and score one noise; `report` hears of every epoch, a `crew` shares the candidates.
 
     A pure function of its arguments: the same call gives the same ε bit for bit on one machine.
     """
-    trial = Trial(method, cohort, encoder, assets, seed, prior)
+    trial = Trial(method, cohort, encoder, assets, seed, prior, crew)
     while not trial.finished:
         progress = trial.advance()
         if report is not None:

@@ -49,6 +49,9 @@ BatchMode = Literal["per_perturbation", "per_iteration"]
 Perturbation = Literal["normal", "rademacher"]
 BasisName = Literal["pixel", "low_frequency", "grid", "patch", "tile"]
 ObjectiveName = Literal["cross_entropy", "confusion"]
+Precision = Literal["float32", "bfloat16"]
+"""Of an encoder's arithmetic; pixels in and embeddings out are float32 either way."""
+
 MethodName = Literal["gezo", "spsa", "zo_sgd", "antithetic_adam", "guided", "cma_es", "whitebox"]
 """The paper's are gezo and whitebox; the others stand beside them for comparison (`optimizers`)."""
 

@@ -11,7 +11,7 @@ import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from ude_core.encoders.execution import Running
 from ude_core.encoders.timm_encoder import FrozenNetwork, read_checkpoint
 from ude_core.errors import SettingError
 from ude_core.storage import sha256_file
@@ -53,7 +54,7 @@ class MedicalMae(FrozenNetwork):
         preprocessing: Preprocessing = "medical_mae",
         global_pool: bool = False,
         heads: int | None = None,
-        device: str = "cpu",
+        **running: Unpack[Running],
     ) -> None:
         """Raises SettingError where the file is not such a checkpoint or a setting does not fit it.
 
@@ -83,8 +84,8 @@ class MedicalMae(FrozenNetwork):
             mean=mean,
             std=std,
             channels=tensors[_PATCHES].shape[1],
-            device=device,
             identity=("medical_mae", sha256_file(checkpoint), global_pool, attention_heads),
+            **running,
         )
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from ude_core.batching import pass_limit
+from ude_core.encoders.execution import Execution, Running, memory_format
+from ude_core.encoders.folding import fold_batch_norms, fold_gray
 from ude_core.errors import SettingError
 from ude_core.storage import digest, sha256_file
 from ude_core.types import Embeddings, Pixels
@@ -29,6 +28,8 @@ class FrozenNetwork:
     """φ from a network in this process: eval mode, never trained, batch norms folded.
 
     One gray channel is repeated to `channels`, then normalised by `mean` and `std` (pixel units).
+    The fingerprint changes with a precision that is not float32; compiled, or in other batches,
+    embeddings differ by rounding alone, as between machines.
     """
 
     differentiable = True
@@ -42,29 +43,38 @@ class FrozenNetwork:
         mean: float,
         std: float,
         channels: int,
-        device: str,
         identity: Sequence[object],
+        **running: Unpack[Running],
     ) -> None:
         """`identity` says which weights in which architecture: the rest of the fingerprint."""
+        precision, compiled = running.get("precision", "float32"), running.get("compile", False)
         self._network = network
-        self.device = torch.device(device)
+        self.device = torch.device(running.get("device", "cpu"))
         self._network.eval().requires_grad_(False)
-        self._network = fold_batch_norms(
-            self._network, torch.rand(2, channels, image_size, image_size, generator=_probe_rng())
-        ).to(self.device)
-        self._network.to(memory_format=torch.channels_last)
+        probe = torch.rand(2, channels, image_size, image_size, generator=_probe_rng())
+        self._network = fold_batch_norms(self._network, probe)
+        self._channels = fold_gray(self._network, channels, probe[:, :1])
+        self._network.to(self.device)
+        self._format = memory_format(self._network)
+        self._network.to(memory_format=self._format)
         self.name = name
         self.image_size = image_size
-        self.batch_size = BATCH_SIZES.get(self.device.type, 32)
-        self._mean, self._std, self._channels = mean, std, channels
+        self.batch_size = running.get("batch_size") or BATCH_SIZES.get(self.device.type, 32)
+        self.execution = f"{precision}{' compiled' if compiled else ''}"
+        self._mean, self._std = mean, std
+        self._run = Execution(self._forward, self.device, precision=precision, compiled=compiled)
         self.embedding_dim = int(self._network.num_features)  # type: ignore[arg-type]
-        self.fingerprint = digest(*identity, image_size, mean, std, channels)
+        how = () if precision == "float32" else (precision,)
+        self.fingerprint = digest(*identity, image_size, mean, std, channels, *how)
 
     def encode(self, pixels: Pixels) -> Embeddings:
         """Return φ(pixels), shape (images, embedding_dim), float32. One query an image."""
+        return self._run(pixels, pass_limit(self))
+
+    def _forward(self, pixels: Pixels) -> Tensor:
         normalized = (pixels - self._mean) / self._std
         images = normalized.expand(-1, self._channels, -1, -1)
-        embeddings: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
+        embeddings: Tensor = self._network(images.contiguous(memory_format=self._format))
         return embeddings
 
 
@@ -81,7 +91,7 @@ class TimmEncoder(FrozenNetwork):
         std: float = 0.5,
         channels: int = 3,
         model_options: Mapping[str, Any] | None = None,
-        device: str = "cpu",
+        **running: Unpack[Running],
     ) -> None:
         """Raises SettingError where timm has no such model or the checkpoint does not fit it."""
         options = dict(model_options or {})
@@ -99,8 +109,8 @@ class TimmEncoder(FrozenNetwork):
             mean=mean,
             std=std,
             channels=channels,
-            device=device,
             identity=("timm", model, options, sha256_file(checkpoint)),
+            **running,
         )
 
 
@@ -132,29 +142,6 @@ def read_checkpoint(path: Path, safe: Sequence[type] = ()) -> dict[str, Tensor]:
             "or those under 'model' or 'state_dict')"
         )
     return content
-
-
-def fold_batch_norms(network: nn.Module, probe: Tensor) -> nn.Module:
-    """Return the network with every batch norm folded into the convolution before it.
-
-    In eval mode a batch norm is a fixed scale and shift, so the folded network computes the same up
-    to rounding and saves a pass over memory a layer. Which convolution a norm follows is read off
-    the order of the modules and proved on `probe`: where the embeddings differ by more than a
-    ten-thousandth, the network comes back as it was.
-    """
-    if not any(isinstance(module, BatchNormAct2d) for module in network.modules()):
-        return network
-    folded = copy.deepcopy(network)
-    for module in folded.modules():
-        children = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNormAct2d):
-                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, nn.Sequential(norm.drop, norm.act))
-    with torch.inference_mode():
-        before, after = network(probe), folded(probe)
-    close = torch.allclose(before, after, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
-    return folded if close else network
 
 
 def _probe_rng() -> torch.Generator:
