@@ -7,7 +7,7 @@ ROOT ?= runs
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: install demo test check lint format bench serve lock clean
+.PHONY: install demo test check lint format bench cluster serve lock clean
 
 install: $(STAMP)
 
@@ -45,9 +45,12 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
+cluster: $(STAMP)
+	$(BIN)/python docker/local_cluster.py
+
 lock:
 	$(PYTHON) -m venv build/lock-venv
-	build/lock-venv/bin/python -m pip install --quiet --disable-pip-version-check ".[postgresql,dev]" setuptools
+	build/lock-venv/bin/python -m pip install --quiet --disable-pip-version-check ".[postgresql,server,dev]" setuptools
 	build/lock-venv/bin/python -m pip freeze --exclude ude-study --all | grep -v '^pip==' > requirements.lock
 	rm -rf build/lock-venv
 

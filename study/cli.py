@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from study import cli_results
+from study import cli_cluster, cli_results
 from study.cli_support import ROOT, AsJson, Commands, Name, Root, open_study, show, show_fronts
 
 if TYPE_CHECKING:
@@ -83,10 +83,20 @@ def launch(
 
 
 @app.command()
-def status(study: Name, root: Root = ROOT, as_json: AsJson = False) -> None:
-    """Say how far a study is."""
+def status(
+    study: Name,
+    root: Root = ROOT,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A cluster's dashboard (http://…): what its job says, too."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far a study is. The study database answers, whatever became of the cluster."""
     opened = open_study(study, root)
     said = _status(opened)
+    if address is not None:
+        said["job"] = cli_cluster.job_of(opened.name, address)
     if as_json:
         typer.echo(json.dumps(said))
         return
@@ -95,6 +105,8 @@ def status(study: Name, root: Root = ROOT, as_json: AsJson = False) -> None:
     driver = f"{owner.name} (heard of {owner.age:.0f} s ago)" if owner else "none"
     typer.echo(f"{said['study']}: {counts or 'no trials'} (target {said['target']})")
     typer.echo(f"{said['queries']:,} queries · driver: {driver}")
+    if said.get("job"):
+        typer.echo(f"job {said['job']['id']}: {said['job']['status']}")
     for note in said.get("notes", ()):
         typer.echo(note)
 
@@ -115,6 +127,7 @@ def list_studies(root: Root = ROOT, as_json: AsJson = False) -> None:
 
 
 app.add_typer(cli_results.app)
+app.add_typer(cli_cluster.app)
 
 
 @app.command()

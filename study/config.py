@@ -22,6 +22,7 @@ from study.documents import Path as DocumentPath
 from study.encoder_sections import EncoderSection, PhantomVitEncoder
 from study.explain import InconsistentError, explain, nearest
 from study.metric_names import DISEASE_METRICS, STUDY_METRICS, Direction
+from study.resources import Resources
 from study.search_sections import (
     Constraint,
     Sampler,
@@ -38,7 +39,6 @@ from study.sections import (
     CsvCohort,
     MethodSection,
     PhantomCohort,
-    Resources,
     ScoringSection,
     Section,
     SplitSection,

@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayError
 
 from study.config import StudyConfig
-from study.materials import load_materials
+from study.package import Package, worker_materials
 from ude_core.replica import Replica
 from ude_core.runtime import prepare_process
 from ude_core.spread import WorkerLostError
@@ -23,11 +23,11 @@ _TIMEOUT_SECONDS = 600.0
 class ReplicaActor:
     """One process beside a trial's own, with an encoder on a device of its own."""
 
-    def __init__(self, config: str, cache: str) -> None:
+    def __init__(self, config: str, cache: str, package: Package | None) -> None:
         """Load what the trial's process loaded, from the same cache."""
         loaded = StudyConfig.model_validate_json(config)
         prepare_process(loaded.resources.cpus_per_trial)
-        materials = load_materials(loaded, Path(cache))
+        materials = worker_materials(loaded, package, Path(cache))
         held = trial_evaluator(
             MethodConfig(), materials.cohort, materials.encoder, materials.assets
         )
@@ -44,7 +44,7 @@ class RayCrew:
     Ray restarts an actor that dies; it begins again, blank, with the trial that follows.
     """
 
-    def __init__(self, config: StudyConfig, cache: Path) -> None:
+    def __init__(self, config: StudyConfig, cache: Path, package: Package | None = None) -> None:
         resources = config.resources
         actor: Any = ray.remote(ReplicaActor).options(
             num_cpus=resources.cpus_per_trial,
@@ -53,7 +53,7 @@ class RayCrew:
         )
         text = config.model_dump_json(by_alias=True)
         self._actors: list[Any] = [
-            actor.remote(text, str(cache)) for _ in range(resources.workers_per_trial - 1)
+            actor.remote(text, str(cache), package) for _ in range(resources.workers_per_trial - 1)
         ]
         self._replies: dict[int, Any] = {}
 

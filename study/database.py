@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
@@ -11,11 +12,14 @@ import sqlalchemy as sa
 import tenacity
 from optuna.exceptions import StorageInternalError
 
-from study.names import StudyLayout
+from study.names import Layout, StudyLayout
 from ude_core.errors import UserError
 
 STORAGE_VARIABLE = "UDE_STUDY_STORAGE"
 """The environment variable with a database URL; a URL holds a password and is written nowhere."""
+
+STORAGE_FILE_VARIABLE = "UDE_STUDY_STORAGE_FILE"
+"""The same URL in a file: a mounted secret. The other variable wins."""
 
 _LOCK_SECONDS = 60
 _PATIENCE_SECONDS = 120
@@ -32,11 +36,34 @@ def database_url(storage: str | None) -> str | None:
 
     A PostgreSQL URL without a driver takes psycopg2, which the `postgresql` extra installs.
     """
-    url = storage or os.environ.get(STORAGE_VARIABLE) or None
+    url = storage or os.environ.get(STORAGE_VARIABLE) or _url_in_file()
     for plain in ("postgresql://", "postgres://"):
         if url is not None and url.startswith(plain):
             return f"postgresql+psycopg2://{url.removeprefix(plain)}"
     return url
+
+
+def _url_in_file() -> str | None:
+    place = os.environ.get(STORAGE_FILE_VARIABLE)
+    if not place:
+        return None
+    try:
+        return Path(place).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UserError(f"{STORAGE_FILE_VARIABLE} is {place}: {reason}") from None
+
+
+def study_names(layout: Layout, storage: str | None = None) -> tuple[str, ...]:
+    """Return the names of all studies: of the database, or where there is none, under the root."""
+    if database_url(storage) is None:
+        return layout.studies()
+    database = connect(layout.study("all"), storage, create=False)
+    try:
+        return tuple(sorted(patiently(lambda: optuna.get_all_study_names(storage=database))))
+    finally:
+        database.remove_session()
+        database.engine.dispose()
 
 
 def connect(

@@ -6,6 +6,12 @@ What the user has set himself is left as it is.
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+from ude_core.errors import UserError
+
+MLFLOW_PASSWORD_FILE = "MLFLOW_TRACKING_PASSWORD_FILE"
+"""The environment variable with a file, a mounted secret, that holds MLflow's password."""
 
 _RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -30,8 +36,19 @@ def prepare_ray() -> None:
 
 
 def prepare_mlflow() -> None:
-    """Have MLflow send nothing out, read no pickles, and give up on a silent server soon."""
+    """Have MLflow send nothing out, read no pickles, and give up on a silent server soon.
+
+    Raises UserError where the file with its password cannot be read.
+    """
     _set(_MLFLOW)
+    place = os.environ.get(MLFLOW_PASSWORD_FILE)
+    if place:
+        try:
+            password = Path(place).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise UserError(f"{MLFLOW_PASSWORD_FILE} is {place}: {reason}") from None
+        _set({"MLFLOW_TRACKING_PASSWORD": password})
 
 
 def _set(values: dict[str, str]) -> None:

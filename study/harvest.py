@@ -14,13 +14,17 @@ from pathlib import Path
 
 from study.ledger import Ledger
 from study.records import TrialRecord
-from ude_core.results import has_result, load_result
+from study.trial_store import TrialStore, folder_of
+from ude_core.results import NOISE_FILE, RESULT_FILE, has_result, load_result
 from ude_core.storage import CorruptFileError, atomic_write
 from ude_core.types import Progress
 
 log = logging.getLogger(__name__)
 
-_FAILURE, _ATTEMPT = "failure.json", "attempt"
+FAILURE, ATTEMPT = "failure.json", "attempt"
+WORKER = "worker.json"
+"""Which host, process, node and GPUs the latest attempt at a trial ran on."""
+
 _REASON_LENGTH = 500
 
 
@@ -47,25 +51,25 @@ class Attempt:
     def begin(cls, folder: Path) -> Attempt:
         """Claim `folder`."""
         attempt = cls(folder, uuid.uuid4().hex)
-        atomic_write(folder / _ATTEMPT, attempt.token.encode())
+        atomic_write(folder / ATTEMPT, attempt.token.encode())
         return attempt
 
     def check(self) -> None:
         """Raise FencedError where the claim was superseded: a worker may wake up hours late."""
-        if (self.folder / _ATTEMPT).read_text(encoding="utf-8") != self.token:
+        if (self.folder / ATTEMPT).read_text(encoding="utf-8") != self.token:
             raise FencedError(f"trial {self.folder.name} is in other hands; this attempt stops")
 
 
 def write_failure(folder: Path, failure: Failure) -> None:
     """Leave word of a failed attempt in the trial's folder."""
     content = {"reason": failure.reason, "permanent": failure.permanent}
-    atomic_write(folder / _FAILURE, json.dumps(content).encode())
+    atomic_write(folder / FAILURE, json.dumps(content).encode())
 
 
 def read_failure(folder: Path) -> Failure | None:
     """Return the word that the last failed attempt left, if any."""
     try:
-        content = json.loads((folder / _FAILURE).read_text(encoding="utf-8"))
+        content = json.loads((folder / FAILURE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return Failure(reason=str(content["reason"]), permanent=bool(content["permanent"]))
@@ -83,18 +87,36 @@ def settle(ledger: Ledger, number: int, *, given_up: bool) -> TrialRecord | None
     `given_up` says that no attempt will follow.
     """
     folder = ledger.places.trial(number)
+    store = _store_of(ledger)
+    if store is not None:
+        _collect(store, ledger, number)
     if has_result(folder):
         try:
             return ledger.tell(number, load_result(folder))
         except (CorruptFileError, ValueError, KeyError, TypeError) as error:
             log.warning("trial %d: its result is unreadable and is made again: %s", number, error)
-            (folder / "result.json").unlink()
+            (folder / RESULT_FILE).unlink()
+            if store is not None:
+                store.delete(f"{folder_of(ledger.name, number)}/{RESULT_FILE}")
     failure = read_failure(folder)
     if failure is not None and (failure.permanent or given_up):
         return ledger.fail(number, failure.reason)
     if given_up:
         return ledger.fail(number, "the worker died without a word, as often as it was retried")
     return None
+
+
+def _store_of(ledger: Ledger) -> TrialStore | None:
+    url = ledger.config.resources.trial_store
+    return TrialStore.open(url) if url is not None else None
+
+
+def _collect(store: TrialStore, ledger: Ledger, number: int) -> None:
+    """Bring a trial's files to the driver; the result comes last, as it means the trial is whole."""
+    folder = ledger.places.trial(number)
+    if not has_result(folder):
+        for name in (WORKER, FAILURE, NOISE_FILE, RESULT_FILE):
+            store.get(f"{folder_of(ledger.name, number)}/{name}", folder / name)
 
 
 def harvest(ledger: Ledger) -> list[TrialRecord]:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, assert_never
-
-import numpy as np
+from typing import TYPE_CHECKING, assert_never
 
 from study.config import StudyConfig
 from study.encoder_sections import EncoderSection, MedicalMaeEncoder, PhantomVitEncoder, TimmEncoder
-from study.sections import CsvCohort, PhantomCohort, Resources
+from study.resources import Resources
+from study.sections import CsvCohort, PhantomCohort
 from ude_core.assets import StudyAssets, prepare
 from ude_core.batch_choice import choose_batch
 from ude_core.cohorts.base import Cohort
 from ude_core.cohorts.csv_cohort import load_csv
 from ude_core.cohorts.phantom import PhantomConfig, make_phantoms
+from ude_core.cohorts.stored import read_cohort, write_columns, write_pixels
 from ude_core.encoders.base import Encoder
 from ude_core.encoders.phantom_vit import load_phantom_vit
 from ude_core.errors import SettingError
-from ude_core.storage import digest, sha256_file, staged
+from ude_core.storage import digest, sha256_file
 from ude_core.surrogate import Surrogate, SurrogatePrior, prepare_surrogate
 from ude_core.types import MethodConfig
 
@@ -57,7 +56,11 @@ def load_materials(config: StudyConfig, cache: Path) -> Materials:
 
     Raises UserError for a cohort, checkpoint or split that cannot be used.
     """
-    cohort = load_cohort(config, cache)
+    return assemble(config, load_cohort(config, cache), cache)
+
+
+def assemble(config: StudyConfig, cohort: Cohort, cache: Path) -> Materials:
+    """Return the materials of a cohort that is loaded already."""
     encoder = load_encoder(config, cache)
     open_encoder = load_surrogate(config, encoder, cache)
     assets = prepare(
@@ -182,37 +185,7 @@ def _phantoms(config: PhantomConfig, cache: Path | None) -> Cohort:
     key = digest("phantoms", asdict(config))
     pixels, tables = folder / f"{key}.npy", folder / f"{key}.npz"
     if not (pixels.exists() and tables.exists()):
-        _write_phantoms(make_phantoms(config), pixels, tables)
-    with np.load(tables, allow_pickle=False) as stored:
-        columns: Mapping[str, np.ndarray] = {name: stored[name] for name in stored.files}
-    return Cohort(
-        name=str(columns["name"]),
-        images=np.load(pixels, mmap_mode="r", allow_pickle=False),
-        patients=columns["patients"],
-        attribute_name=str(columns["attribute_name"]),
-        groups=tuple(str(group) for group in columns["groups"]),
-        attribute=columns["attribute"],
-        labels={
-            name.removeprefix("label."): values
-            for name, values in columns.items()
-            if name.startswith("label.")
-        },
-        fingerprint=str(columns["fingerprint"]),
-    )
-
-
-def _write_phantoms(cohort: Cohort, pixels: Path, tables: Path) -> None:
-    pixels.parent.mkdir(parents=True, exist_ok=True)
-    with staged(pixels) as temporary, temporary.open("wb") as stream:
-        np.save(stream, cohort.images, allow_pickle=False)
-    with staged(tables) as temporary, temporary.open("wb") as stream:
-        columns: dict[str, Any] = {
-            "name": np.array(cohort.name),
-            "patients": cohort.patients,
-            "attribute_name": np.array(cohort.attribute_name),
-            "groups": np.array(cohort.groups),
-            "attribute": cohort.attribute,
-            "fingerprint": np.array(cohort.fingerprint),
-        }
-        columns |= {f"label.{name}": values for name, values in cohort.labels.items()}
-        np.savez(stream, allow_pickle=False, **columns)
+        cohort = make_phantoms(config)
+        write_pixels(cohort, pixels)
+        write_columns(cohort, tables)
+    return read_cohort(tables, pixels)

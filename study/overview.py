@@ -6,24 +6,28 @@ from typing import Any, get_args
 
 from rich.table import Table
 
+from study.database import study_names
 from study.encoder_sections import ENCODERS
+from study.harvest import reason_of
 from study.ledger import Ledger
 from study.names import Layout
 from ude_core.errors import UserError
 
 
 def overview(layout: Layout) -> list[dict[str, Any]]:
-    """Return one row a study: name, state, owner, target, counts, queries.
+    """Return one row a study, of the database or else of the root.
 
+    Keys: study, state, owner, target, counts, queries.
     `state` is running (a driver holds it), done, waiting (below its target), or unreadable, with
     the reason as `problem`: one broken study does not hide the others.
     """
     rows = []
-    for name in layout.studies():
+    for name in study_names(layout):
         try:
             rows.append(_row(name, layout))
-        except UserError as error:
-            rows.append({"study": name, "state": "unreadable", "problem": str(error)})
+        except (ValueError, KeyError, TypeError) as error:
+            problem = str(error) if isinstance(error, UserError) else reason_of(error)
+            rows.append({"study": name, "state": "unreadable", "problem": problem})
     return rows
 
 

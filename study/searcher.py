@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,8 +22,10 @@ from study.room import has_room
 class LedgerSearcher(Searcher):
     """Hands out `resumed` trials first, then new ones, `remaining` in all, `concurrency` at once.
 
-    What Tune reports of a trial's end is only the signal to look into its folder. Where there is
-    nothing more to hand out, the reason is kept in the ledger as the study's `ending`.
+    What Tune reports of a trial's end is only the signal to look into its folder. A trial whose
+    attempt failed is handed out again, `retries` times an epoch at most, as a new trial of Tune's:
+    of its own retries Tune skips all where one death of a worker reaches it twice.
+    Where there is nothing more to hand out, the reason is kept in the ledger as the study's `ending`.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class LedgerSearcher(Searcher):
         concurrency: int,
         observers: Sequence[Observer] = (),
         stop: threading.Event | None = None,
+        retries: int = 0,
         budget: QueryBudget | None = None,
     ) -> None:
         super().__init__()
@@ -46,8 +49,11 @@ class LedgerSearcher(Searcher):
         self._concurrency = concurrency
         self._observers = tuple(observers)
         self._stop = stop or threading.Event()
+        self._retries = retries
+        self._failures: Counter[int] = Counter()
+        self._reached: Counter[int] = Counter()
+        self._live: dict[str, Assignment] = {}
         self._budget = budget
-        self._live: dict[str, int] = {}
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Tell Tune that this searcher limits itself, so that none of its state is copied."""
@@ -60,8 +66,10 @@ class LedgerSearcher(Searcher):
         """Return the next trial as `{number, params, seed}`, None to wait, or FINISHED."""
         if not has_room(self._ledger.places.folder):
             self._stop.set()
-        if self._stop.is_set() or not (self._resumed or self._remaining > 0):
+        if self._stop.is_set():
             return str(Searcher.FINISHED)
+        if not (self._resumed or self._remaining > 0):
+            return None if self._live and self._retries else str(Searcher.FINISHED)
         if len(self._live) >= self._concurrency:
             return None
         if self._resumed:
@@ -72,7 +80,7 @@ class LedgerSearcher(Searcher):
             if not isinstance(asked, Assignment):
                 return asked
             assignment = asked
-        self._live[trial_id] = assignment.number
+        self._live[trial_id] = assignment
         for observer in self._observers:
             observer.started(assignment)
         return {
@@ -101,22 +109,34 @@ class LedgerSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an epoch on to the observers."""
-        number, progress = self._live.get(trial_id), result.get("progress")
-        if number is not None and progress is not None:
+        assignment, progress = self._live.get(trial_id), result.get("progress")
+        if assignment is not None and progress is not None:
+            self._note_progress(assignment.number, int(progress["epoch"]))
             for observer in self._observers:
-                observer.epoch(number, progress)
+                observer.epoch(assignment.number, progress)
+
+    def _note_progress(self, number: int, epoch: int) -> None:
+        """Forgive a trial its failures once it got further: nodes may come and go for days."""
+        if epoch > self._reached[number]:
+            self._reached[number] = epoch
+            self._failures[number] = 0
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Close the trial in the ledger, unless it was only interrupted."""
-        number = self._live.pop(trial_id, None)
-        if number is None:
+        assignment = self._live.pop(trial_id, None)
+        if assignment is None:
             return
+        number = assignment.number
         self._lease.check()
+        self._failures[number] += error
+        again = error and self._failures[number] <= self._retries
         # Without room on the disk every trial would fail: they stay open for a later launch.
-        given_up = error and has_room(self._ledger.places.folder)
+        given_up = error and not again and has_room(self._ledger.places.folder)
         record = settle(self._ledger, number, given_up=given_up)
+        if record is None and again:
+            self._resumed.append(assignment)
         if record is not None:
             if self._budget is not None:
                 self._budget.ended(record)

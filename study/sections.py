@@ -238,20 +238,6 @@ class Budget(Section):
     queries: Count | None = None
 
 
-class Resources(Section):
-    """What the study may use. With `budget.trials` and `budget.queries`, all that
-    a resume may change.
-
-    `workers` trials run at the same time. Each spreads its candidates over `workers_per_trial`
-    processes, each of which takes `cpus_per_trial` and `gpus_per_trial`; its noise does not change.
-    """
-
-    workers: Count = 1
-    workers_per_trial: Count = 1
-    cpus_per_trial: Count = 1
-    gpus_per_trial: NotNegative = 0.0
-
-
 class Confirm(Section):
     """How the front's points are confirmed on the test split."""
 

@@ -50,7 +50,7 @@ def server_command(layout: Layout, port: int) -> list[str]:
     ]
 
 
-def refuse_taken_port(port: int) -> None:
+def refuse_taken_port(port: int, *, option: str = "--port") -> None:
     """Raise UserError naming the port where something listens on it already."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -59,5 +59,5 @@ def refuse_taken_port(port: int) -> None:
         except OSError as error:
             raise UserError(
                 f"port {port} on {HOST} cannot be used ({error.strerror}); choose another with "
-                "--port"
+                f"{option}"
             ) from error

@@ -20,13 +20,17 @@ from study.lease import Lease, LeaseLostError
 from study.ledger import Ledger
 from study.materials import load_materials
 from study.names import Layout
+from study.node_cache import publish
 from study.observers import Observer
+from study.package import Package, pack
 from study.plan import plan_study
 from study.progress import ProgressView
 from study.query_budget import QueryBudget
+from study.reachable import refuse_unreachable
 from study.room import check_room
 from study.spaces import check_batches, method_of
 from study.tracking import Tracker
+from study.trial_store import TrialStore
 from study.warm_start import warm_start
 from ude_core.errors import SettingError
 from ude_core.runtime import prepare_process
@@ -159,7 +163,9 @@ def _bring_to_target(
         tracker.start()
         return
     ledger.set_ending("")
-    budget = _prepare(ledger, layout)
+    if address is not None:
+        refuse_unreachable(address)
+    package, budget = _prepare(ledger, layout)
     tracker.start()
     prepare_ray()
     from study.tuning import run_trials  # imports Ray: seconds
@@ -174,6 +180,7 @@ def _bring_to_target(
             remaining=max(0, remaining),
             observers=observers,
             stop=interruption.event,
+            package=package,
             budget=budget,
             address=address,
         )
@@ -186,10 +193,10 @@ def _bring_to_target(
         raise LeaseLostError(f"study {ledger.name!r} was taken over by another driver")
 
 
-def _prepare(ledger: Ledger, layout: Layout) -> QueryBudget | None:
+def _prepare(ledger: Ledger, layout: Layout) -> tuple[Package, QueryBudget | None]:
     """Make what all trials share, once, on disk; measure ERM; refuse changed data and weights.
 
-    Returns the account of the study's queries, where they are limited.
+    Returns what workers need of it, and the account of the study's queries where they are limited.
     """
     config = ledger.config
     prepare_process()
@@ -214,15 +221,19 @@ def _prepare(ledger: Ledger, layout: Layout) -> QueryBudget | None:
         if materials.surrogate is not None:
             reference |= {"surrogate_passes": exactly(materials.surrogate.preparation)}
         ledger.set_reference(reference, materials.assets.queries)
+    package = pack(materials, config, layout.cache)
+    if config.resources.trial_store is not None:
+        publish(package.files, TrialStore.open(config.resources.trial_store))
     if limit is None:
-        return None
+        return package, None
     development, controls = len(materials.assets.development), config.scoring.controls
-    return QueryBudget(
+    budget = QueryBudget(
         limit,
         ledger.preparation_queries,
         lambda params: planned_queries(method_of(config, params), development, train, controls),
         ledger.trials(),
     )
+    return package, budget
 
 
 def _finished(ledger: Ledger) -> int:

@@ -8,22 +8,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from study.config import StudyConfig
 from study.crew import RayCrew
-from study.harvest import Attempt, Failure, FencedError, reason_of, write_failure
-from study.materials import Materials, load_materials
+from study.harvest import Failure, FencedError, reason_of, write_failure
 from study.names import Layout
+from study.package import Package, worker_materials
 from study.spaces import method_of
+from study.trial_files import SharedFiles, StoredFiles, TrialFiles, write_worker
+from study.trial_store import TrialStore
 from ude_core.errors import EncoderMemoryError, PermanentEncoderError, UserError
-from ude_core.results import has_result, save_result
+from ude_core.results import save_result
 from ude_core.runtime import prepare_process
 from ude_core.trial import CHECKPOINT, PREVIOUS, Trial
 from ude_core.types import Progress
 
 CHECKPOINT_SECONDS = 2.0
 """How much of a trial a killed worker may have to repeat, beside the iteration it is in."""
+
+STORED_CHECKPOINT_SECONDS = 15.0
+"""The same where a checkpoint travels to a store."""
 
 STEP_SECONDS = 1.0
 """How long a worker may be deaf to Tune, beside the iteration it is in."""
@@ -38,6 +44,7 @@ class WorkerOrder:
 
     config: str  # StudyConfig as JSON
     root: str  # absolute
+    package: Package | None = None  # what the driver prepared; None: make it from the config
 
 
 class NoiseTrainable(tune.Trainable):
@@ -56,13 +63,16 @@ class NoiseTrainable(tune.Trainable):
         prepare_process(self._config.resources.cpus_per_trial)
         layout = Layout.at(order.root)
         self._places = layout.study(self._config.name)
+        url = self._config.resources.trial_store
+        self._store = TrialStore.open(url) if url is not None else None
         shared = self._config.resources.workers_per_trial > 1
-        self._crew = RayCrew(self._config, layout.cache) if shared else None
-        self._materials: Materials = load_materials(self._config, layout.cache)
+        self._crew = RayCrew(self._config, layout.cache, order.package) if shared else None
+        self._materials = worker_materials(self._config, order.package, layout.cache)
         self._choose(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial into the same process."""
+        self._files.close()
         self._choose(new_config)
         return True
 
@@ -73,11 +83,11 @@ class NoiseTrainable(tune.Trainable):
         except FencedError as error:
             return {"done": True, "note": str(error)}
         except (UserError, PermanentEncoderError, EncoderMemoryError) as error:
-            write_failure(self._folder, Failure(reason_of(error), permanent=True))
+            self._leave_word(Failure(reason_of(error), permanent=True))
             return {"done": True, "note": reason_of(error)}
         except Exception as error:
             # Tune tries again, a bounded number of times; the word left here outlives this process.
-            write_failure(self._folder, Failure(reason_of(error), permanent=False))
+            self._leave_word(Failure(reason_of(error), permanent=False))
             raise
 
     def cleanup(self) -> None:
@@ -86,6 +96,7 @@ class NoiseTrainable(tune.Trainable):
             with contextlib.suppress(FencedError):
                 self._checkpoint()
         finally:
+            self._files.close()
             if self._crew is not None:
                 self._crew.close()
 
@@ -102,14 +113,18 @@ class NoiseTrainable(tune.Trainable):
         self._number = int(config["number"])
         self._seed = int(config["seed"])
         self._params = dict(config["params"])
-        self._folder = self._places.trial(self._number)
         self._trial: Trial | None = None
-        self._attempt: Attempt | None = None
         self._saved = 0.0
+        self._files: TrialFiles = (
+            SharedFiles(self._places.trial(self._number))
+            if self._store is None
+            else StoredFiles(self._store, self._config.name, self._number)
+        )
+        self._folder = self._files.folder
 
     def _begin(self) -> Trial:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._attempt = Attempt.begin(self._folder)
+        self._files.begin()
+        write_worker(self._folder, _where())
         method = method_of(self._config, self._params)
         trial = Trial(
             method,
@@ -126,31 +141,42 @@ class NoiseTrainable(tune.Trainable):
         return trial
 
     def _step(self) -> dict[str, Any]:
-        if has_result(self._folder):
+        if self._files.done():
             return {"done": True}
         trial = self._trial or self._begin()
         if not trial.finished:
             progress = _advance(trial, step_seconds(self._config.resources.workers))
-            if trial.finished or time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
+            pause = CHECKPOINT_SECONDS if self._store is None else STORED_CHECKPOINT_SECONDS
+            if trial.finished or time.monotonic() - self._saved >= pause:
                 self._checkpoint()
             return {"done": False, "progress": asdict(progress) if progress else None}
         result = trial.result()
-        self._check_claim()
+        self._files.check()
         save_result(result, self._folder)
         self._trial = None
         for name in (CHECKPOINT, PREVIOUS):
             (self._folder / name).unlink(missing_ok=True)
+        self._files.publish()
         return {"done": True}
 
     def _checkpoint(self) -> None:
         if self._trial is not None:
-            self._check_claim()
+            self._files.check()
             self._trial.save(self._folder)
+            self._files.publish()
             self._saved = time.monotonic()
 
-    def _check_claim(self) -> None:
-        if self._attempt is not None:
-            self._attempt.check()
+    def _leave_word(self, failure: Failure) -> None:
+        write_failure(self._folder, failure)
+        self._files.publish()
+
+
+def _where() -> dict[str, Any]:
+    """Return the Ray node and the GPUs this process was given; nothing outside Ray."""
+    if not ray.is_initialized():
+        return {}
+    context = ray.get_runtime_context()
+    return {"node": context.get_node_id(), "gpus": context.get_accelerator_ids().get("GPU", [])}
 
 
 def step_seconds(workers: int) -> float:

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import logging
-import math
 import shutil
-import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import psutil
-import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.stopper import Stopper
 
+from study.cluster import connected, trial_resources
 from study.lease import Lease
 from study.ledger import Ledger
 from study.names import trial_name
 from study.observers import Observer
+from study.package import Package
 from study.query_budget import QueryBudget
 from study.records import Assignment
+from study.resources import Resources
 from study.searcher import LedgerSearcher
-from study.sections import Resources
 from study.trainable import NoiseTrainable, WorkerOrder
 
 _RETRIES = 3
-_OBJECT_STORE_BYTES = 128 * 1024**2
 
 
 class _StopAll(Stopper):
@@ -62,6 +57,7 @@ def run_trials(
     remaining: int,
     observers: Sequence[Observer],
     stop: threading.Event,
+    package: Package | None = None,
     budget: QueryBudget | None = None,
     address: str | None = None,
     trainable: type[tune.Trainable] = NoiseTrainable,
@@ -81,15 +77,18 @@ def run_trials(
         concurrency=concurrency,
         observers=observers,
         stop=stop,
+        retries=_RETRIES,
         budget=budget,
     )
     places = ledger.places
     shutil.rmtree(places.ray, ignore_errors=True)
     order = WorkerOrder(
-        config=ledger.config.model_dump_json(by_alias=True), root=str(places.folder.parent)
+        config=ledger.config.model_dump_json(by_alias=True),
+        root=str(places.folder.parent),
+        package=package,
     )
     # Ray prints what happens to its processes; standard output is for results.
-    with contextlib.redirect_stdout(sys.stderr), _ray(resources, address):
+    with contextlib.redirect_stdout(sys.stderr), connected(resources, address):
         placed = tune.with_resources(
             tune.with_parameters(trainable, order=order),
             _placement(resources),
@@ -98,7 +97,7 @@ def run_trials(
             placed,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                num_samples=len(resumed) + remaining,
+                num_samples=-1,
                 max_concurrent_trials=concurrency,
                 reuse_actors=True,
                 trial_name_creator=_name_of,
@@ -106,9 +105,9 @@ def run_trials(
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(places.ray),
+                storage_path=_tune_storage(ledger),
                 stop=_StopAll(stop, lease),
-                failure_config=tune.FailureConfig(max_failures=_RETRIES),
+                failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
                 ),
@@ -119,9 +118,7 @@ def run_trials(
 
 def _placement(resources: Resources) -> tune.PlacementGroupFactory:
     """Return what one trial takes: as many equal places as it has workers, the first its own."""
-    place = {"CPU": float(resources.cpus_per_trial)}
-    if resources.gpus_per_trial:
-        place["GPU"] = resources.gpus_per_trial
+    place = trial_resources(resources)
     return tune.PlacementGroupFactory([place.copy() for _ in range(resources.workers_per_trial)])
 
 
@@ -129,63 +126,7 @@ def _name_of(trial: TuneTrial) -> str:
     return trial_name(int(trial.config["number"]))
 
 
-@contextlib.contextmanager
-def _ray(resources: Resources, address: str | None) -> Iterator[None]:
-    """Connect to a cluster, or start Ray in this machine with room for every worker."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "configure_logging": True,
-    }
-    with _own_signal_handlers():
-        _init(resources, address, quiet)
-    try:
-        yield
-    finally:
-        _shut_down()
-
-
-def _init(resources: Resources, address: str | None, quiet: dict[str, Any]) -> None:
-    if address is None:
-        places = resources.workers * resources.workers_per_trial
-        cpus = max(psutil.cpu_count() or 1, places * resources.cpus_per_trial)
-        gpus = math.ceil(places * resources.gpus_per_trial)
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=None if gpus else 0,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **quiet,
-        )
-    else:
-        ray.init(address=address, **quiet)
-
-
-@contextlib.contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Keep the driver's handlers: Ray puts one in their place that exits without a word."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _shut_down() -> None:
-    """Leave Ray.
-
-    A reference to one of its objects that another thread's garbage collection frees while Ray shuts
-    down ends the whole process: they are collected here first, and none may be meanwhile.
-    """
-    gc.collect()
-    gc.disable()
-    try:
-        ray.shutdown()
-    finally:
-        gc.enable()
+def _tune_storage(ledger: Ledger) -> str:
+    """Return where Tune keeps files of its own, which every node must reach."""
+    store = ledger.config.resources.trial_store
+    return f"{store.rstrip('/')}/ray/{ledger.name}" if store else str(ledger.places.ray)

@@ -119,6 +119,35 @@ def test_an_interrupted_trial_stays_open(ledger: Ledger) -> None:
     assert ledger.trial(0).state == "running"
 
 
+def test_a_failed_attempt_is_handed_out_again_before_it_is_given_up(ledger: Ledger) -> None:
+    with ledger.lease() as lease:
+        search = LedgerSearcher(ledger, lease, resumed=(), remaining=1, concurrency=1, retries=2)
+        first = search.suggest("a")
+        assert isinstance(first, dict)
+        for before, after in (("a", "b"), ("b", "c")):
+            assert search.suggest("too early") is None
+            search.on_trial_complete(before, error=True)
+            search.on_trial_complete(before, error=True)  # Tune tells of one death twice
+            assert search.suggest(after) == first
+        search.on_trial_complete("c", error=True)
+        assert search.suggest("d") == Searcher.FINISHED
+    assert ledger.counts()["failed"] == 1
+
+
+def test_a_trial_that_gets_further_each_time_is_never_given_up(ledger: Ledger) -> None:
+    with ledger.lease() as lease:
+        search = LedgerSearcher(ledger, lease, resumed=(), remaining=1, concurrency=1, retries=1)
+        for attempt in range(1, 5):
+            assert isinstance(search.suggest(str(attempt)), dict)
+            search.on_trial_result(str(attempt), {"progress": {"epoch": attempt}})
+            search.on_trial_complete(str(attempt), error=True)
+        assert ledger.counts()["failed"] == 0
+        search.suggest("no further")
+        search.on_trial_result("no further", {"progress": {"epoch": 4}})
+        search.on_trial_complete("no further", error=True)
+    assert ledger.counts()["failed"] == 1
+
+
 def test_a_trial_given_up_fails_with_the_workers_last_word(ledger: Ledger) -> None:
     search = searcher(ledger)
     search.suggest("a")

@@ -132,8 +132,7 @@ def cached_embeddings(
     """Return φ(x) of these images and the queries paid for it: 0 where the cache held them."""
     if cache is None:
         return embed_images(encoder, ImageRows(cohort.images, rows)), len(rows)
-    key = digest("embeddings", cohort.fingerprint, encoder.fingerprint, rows.tolist())
-    path = cache / "embeddings" / f"{key}.npy"
+    path = embeddings_file(cohort, encoder, rows, cache=cache)
     if path.exists():
         return torch.from_numpy(np.load(path, mmap_mode="c")), 0
     embeddings = embed_images(encoder, ImageRows(cohort.images, rows))
@@ -141,3 +140,11 @@ def cached_embeddings(
     np.save(buffer, embeddings.numpy())
     atomic_write(path, buffer.getvalue())
     return torch.from_numpy(np.load(path, mmap_mode="c")), len(rows)
+
+
+def embeddings_file(
+    cohort: Cohort, encoder: Encoder, rows: Int[np.ndarray, " images"], *, cache: Path
+) -> Path:
+    """Return where `cache` keeps φ(x) of these images."""
+    key = digest("embeddings", cohort.fingerprint, encoder.fingerprint, rows.tolist())
+    return cache / "embeddings" / f"{key}.npy"
