@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+from study.attempts import fence
 from study.config import StudyConfig
 from study.environment import prepare_ray
 from study.harvest import harvest
@@ -22,7 +23,7 @@ from study.materials import load_materials
 from study.names import Layout
 from study.observers import Observer
 from study.progress import ProgressView
-from study.room import check_room
+from study.room import check_room, make_root
 from study.spaces import check_batches
 from study.tracking import Tracker
 from ude_core.runtime import prepare_process
@@ -107,7 +108,7 @@ def launch(
     driver, changed data. Trials that fail do not raise: see `Outcome`.
     """
     layout = Layout.at(root)
-    check_room(layout.root)
+    make_root(layout.root)
     interruption = Interruption()
     ledger = Ledger.create_or_open(config, layout.root, storage)
     tracker = Tracker(ledger, layout, tracking_uri)
@@ -145,6 +146,8 @@ def _bring_to_target(
         tracker.start()
         return
     _prepare(ledger, layout)
+    for assignment in resumed:
+        fence(ledger.places.trial(assignment.number))
     tracker.start()
     prepare_ray()
     from study.tuning import run_trials  # imports Ray: seconds

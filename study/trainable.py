@@ -10,20 +10,33 @@ from typing import Any
 
 from ray import tune
 
+from study.attempts import (
+    Attempt,
+    Failure,
+    FencedError,
+    GivenUpError,
+    read_failure,
+    reason_of,
+    write_failure,
+)
 from study.config import StudyConfig
 from study.crew import RayCrew
-from study.harvest import Attempt, Failure, FencedError, reason_of, write_failure
 from study.materials import Materials, load_materials
+from study.meter import MeteredEncoder
 from study.names import Layout
 from study.spaces import method_of
+from ude_core.batching import is_out_of_memory
 from ude_core.errors import EncoderMemoryError, PermanentEncoderError, UserError
 from ude_core.results import has_result, save_result
 from ude_core.runtime import prepare_process
 from ude_core.trial import CHECKPOINT, PREVIOUS, Trial
 from ude_core.types import Progress
 
-CHECKPOINT_SECONDS = 2.0
-"""How much of a trial a killed worker may have to repeat, beside the iteration it is in."""
+CHECKPOINT_SECONDS = 0.25
+"""How much of a trial a killed worker may have to repeat, beside the epoch it is in."""
+
+CHECKPOINT_SHARE = 0.02
+"""The share of a worker's time that checkpoints may take: on slow storage they come less often."""
 
 STEP_SECONDS = 1.0
 """How long a worker may be deaf to Tune, beside the iteration it is in."""
@@ -40,22 +53,22 @@ class WorkerOrder:
 class NoiseTrainable(tune.Trainable):
     """Tune's face of a trial.
 
-    `setup` loads cohort, encoder and assets once a process; each trial then only swaps its
-    parameters. Checkpoints and results go to the trial's own folder, not through Tune: a later
-    launch reads them without Tune, and no pickle is involved.
+    Cohort, encoder and assets are loaded once a process; each trial then only swaps its parameters.
+    Checkpoints and results go to the trial's own folder, not through Tune: a later launch reads
+    them without Tune, and no pickle is involved.
     """
 
     def setup(  # type: ignore[override]
         self, config: dict[str, Any], order: WorkerOrder
     ) -> None:
-        """Load what all trials share."""
+        """Take the first trial; what all trials share is loaded with its first step."""
         self._config = StudyConfig.model_validate_json(order.config)
         prepare_process(self._config.resources.cpus_per_trial)
-        layout = Layout.at(order.root)
-        self._places = layout.study(self._config.name)
+        self._layout = Layout.at(order.root)
+        self._places = self._layout.study(self._config.name)
         shared = self._config.resources.workers_per_trial > 1
-        self._crew = RayCrew(self._config, layout.cache) if shared else None
-        self._materials: Materials = load_materials(self._config, layout.cache)
+        self._crew = RayCrew(self._config, self._layout.cache) if shared else None
+        self._materials: Materials | None = None
         self._choose(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -69,12 +82,16 @@ class NoiseTrainable(tune.Trainable):
             return self._step()
         except FencedError as error:
             return {"done": True, "note": str(error)}
-        except (UserError, PermanentEncoderError, EncoderMemoryError) as error:
-            write_failure(self._folder, Failure(reason_of(error), permanent=True))
-            return {"done": True, "note": reason_of(error)}
+        except GivenUpError as error:
+            return self._fail(str(error))
+        except (UserError, PermanentEncoderError) as error:
+            return self._fail(reason_of(error))
         except Exception as error:
-            # Tune tries again, a bounded number of times; the word left here outlives this process.
-            write_failure(self._folder, Failure(reason_of(error), permanent=False))
+            memory = is_out_of_memory(error) or isinstance(error, EncoderMemoryError)
+            if memory and self._frugal:
+                return self._fail(f"{reason_of(error)} (again, in batches half as large)")
+            # Tune tries again in a new process; the word left here outlives this one.
+            write_failure(self._folder, Failure(reason_of(error), False, out_of_memory=memory))
             raise
 
     def cleanup(self) -> None:
@@ -83,6 +100,7 @@ class NoiseTrainable(tune.Trainable):
             with contextlib.suppress(FencedError):
                 self._checkpoint()
         finally:
+            self._let_go()
             if self._crew is not None:
                 self._crew.close()
 
@@ -95,6 +113,10 @@ class NoiseTrainable(tune.Trainable):
         """Continue from a state that Tune kept."""
         self._begin().restore(Path(checkpoint))
 
+    def _fail(self, reason: str) -> dict[str, Any]:
+        write_failure(self._folder, Failure(reason, permanent=True))
+        return {"done": True, "note": reason}
+
     def _choose(self, config: dict[str, Any]) -> None:
         self._number = int(config["number"])
         self._seed = int(config["seed"])
@@ -102,25 +124,46 @@ class NoiseTrainable(tune.Trainable):
         self._folder = self._places.trial(self._number)
         self._trial: Trial | None = None
         self._attempt: Attempt | None = None
-        self._saved = 0.0
+        self._encoder: MeteredEncoder | None = None
+        self._frugal = False
+        self._saved = self._save_seconds = 0.0
 
     def _begin(self) -> Trial:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._attempt = Attempt.begin(self._folder)
+        attempt = Attempt.begin(self._folder)
+        failure = read_failure(self._folder)
+        self._frugal = failure is not None and failure.out_of_memory
+        if self._materials is None:
+            self._materials = load_materials(self._config, self._layout.cache)
+        materials = self._materials
+        batch = materials.encoder.batch_size
+        self._let_go()
+        self._encoder = MeteredEncoder(
+            materials.encoder,
+            self._folder,
+            attempt.token[:8],
+            max(1, batch // 2) if self._frugal else batch,
+        )
         method = method_of(self._config, self._params)
         trial = Trial(
             method,
-            self._materials.cohort,
-            self._materials.encoder,
-            self._materials.assets,
+            materials.cohort,
+            self._encoder,
+            materials.assets,
             self._seed,
-            self._materials.prior(method),
+            materials.prior(method),
             self._crew,
         )
         trial.restore(self._folder)
+        self._attempt = attempt.reached(trial.iteration)
         self._trial = trial
         self._saved = time.monotonic()
         return trial
+
+    def _let_go(self) -> None:
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
 
     def _step(self) -> dict[str, Any]:
         if has_result(self._folder):
@@ -128,22 +171,29 @@ class NoiseTrainable(tune.Trainable):
         trial = self._trial or self._begin()
         if not trial.finished:
             progress = _advance(trial, STEP_SECONDS)
-            if trial.finished or time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
+            if trial.finished or self._due():
                 self._checkpoint()
             return {"done": False, "progress": asdict(progress) if progress else None}
         result = trial.result()
         self._check_claim()
         save_result(result, self._folder)
         self._trial = None
+        self._let_go()
         for name in (CHECKPOINT, PREVIOUS):
             (self._folder / name).unlink(missing_ok=True)
         return {"done": True}
 
+    def _due(self) -> bool:
+        pause = max(CHECKPOINT_SECONDS, self._save_seconds / CHECKPOINT_SHARE)
+        return time.monotonic() - self._saved >= pause
+
     def _checkpoint(self) -> None:
         if self._trial is not None:
+            began = time.monotonic()
             self._check_claim()
             self._trial.save(self._folder)
             self._saved = time.monotonic()
+            self._save_seconds = self._saved - began
 
     def _check_claim(self) -> None:
         if self._attempt is not None:

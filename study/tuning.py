@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,27 +25,30 @@ from study.ledger import Ledger
 from study.names import trial_name
 from study.observers import Observer
 from study.records import Assignment
+from study.room import has_room
 from study.searcher import LedgerSearcher
 from study.sections import Resources
 from study.trainable import NoiseTrainable, WorkerOrder
 
-_RETRIES = 3
+_RETRIES = 20
+"""How many worker processes a trial may lose in one launch; `attempts.TRIES` is the finer bound."""
 _OBJECT_STORE_BYTES = 128 * 1024**2
 
 
 class _StopAll(Stopper):
-    """Ends the run once it was interrupted, or once another driver took the study."""
+    """Ends the run once it was interrupted, the storage is full or gone, or the study was taken."""
 
-    def __init__(self, stop: threading.Event, lease: Lease) -> None:
+    def __init__(self, stop: threading.Event, lease: Lease, folder: Path) -> None:
         self._stop = stop
         self._lease = lease
+        self._folder = folder
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
         """Return whether every trial is to checkpoint and stop now."""
-        return self._stop.is_set() or not self._lease.held
+        return self._stop.is_set() or not self._lease.held or not has_room(self._folder)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its settings to a file that nobody reads
@@ -102,7 +106,7 @@ def run_trials(
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(places.ray),
-                stop=_StopAll(stop, lease),
+                stop=_StopAll(stop, lease, places.folder),
                 failure_config=tune.FailureConfig(max_failures=_RETRIES),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False

@@ -10,16 +10,9 @@ from ray.tune.search import Searcher
 from small_study import EPOCH, RESULT, SPACE
 
 from study import room
+from study.attempts import Attempt, Failure, FencedError, write_failure
 from study.config import load_space
-from study.harvest import (
-    Attempt,
-    Failure,
-    FencedError,
-    curve_of,
-    harvest,
-    settle,
-    write_failure,
-)
+from study.harvest import curve_of, harvest, settle
 from study.lease import LeaseLostError
 from study.ledger import Ledger
 from study.records import Assignment, TrialRecord

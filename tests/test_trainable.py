@@ -8,8 +8,8 @@ import pytest
 from small_study import QUICK
 
 from study import trainable as trainable_module
+from study.attempts import Attempt, read_failure
 from study.config import StudyConfig, load_space
-from study.harvest import Attempt, read_failure
 from study.ledger import Ledger
 from study.trainable import NoiseTrainable, WorkerOrder
 from ude_core.errors import PermanentEncoderError
@@ -112,12 +112,13 @@ def test_an_attempt_that_was_superseded_writes_nothing(
     folder = ledger.places.trial(trial["number"])
     asleep = worker(config, root, trial)
     asleep.step()
+    kept = (folder / CHECKPOINT).read_bytes()
     Attempt.begin(folder)
     said = run_to_end(asleep)
     assert "in other hands" in said[-1]["note"]
     asleep.cleanup()
     assert not has_result(folder)
-    assert not (folder / CHECKPOINT).exists()
+    assert (folder / CHECKPOINT).read_bytes() == kept
 
 
 @pytest.mark.parametrize(
