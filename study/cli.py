@@ -131,6 +131,32 @@ def doctor(root: Root = ROOT, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def sync(
+    study: Name,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Write every trial again, not only the missing ones.")
+    ] = False,
+    root: Root = ROOT,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild MLflow's runs of a study from the ledger and the trial folders."""
+    from study.names import Layout
+    from study.tracking import synchronize
+
+    ledger = open_study(study, root).ledger
+    written = synchronize(
+        ledger,
+        Layout.at(root),
+        os.environ.get("MLFLOW_TRACKING_URI") or None,
+        everything=everything,
+    )
+    if as_json:
+        typer.echo(json.dumps({"study": ledger.name, "written": written}))
+    else:
+        typer.echo(f"{ledger.name}: {written} trials written to MLflow")
+
+
+@app.command()
 def serve(
     root: Root = ROOT,
     port: Annotated[int, typer.Option(min=1, max=65535, help="On loopback only.")] = 5000,

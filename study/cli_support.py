@@ -52,7 +52,14 @@ class Commands(TyperGroup):
             _fail(str(error), 1)
 
 
-_WORLD = frozenset({"LedgerUnavailableError", "LeaseLostError", "PermanentEncoderError"})
+_WORLD = frozenset(
+    {
+        "LedgerUnavailableError",
+        "LeaseLostError",
+        "PermanentEncoderError",
+        "TrackingUnavailableError",
+    }
+)
 
 
 def _complaint(error: Mapping[str, Any]) -> str:

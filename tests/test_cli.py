@@ -66,7 +66,7 @@ def test_help_starts_without_heavy_imports() -> None:
 def test_only_commands_that_work_are_there() -> None:
     text = run("--help").stdout
     for name in ("launch", "status", "list", "trials", "pareto", "confirm", "export", "verify",
-                 "apply", "doctor", "serve", "encoder"):  # fmt: skip
+                 "apply", "doctor", "sync", "serve", "encoder"):  # fmt: skip
         assert f" {name} " in text
 
 
