@@ -7,7 +7,7 @@ ROOT ?= runs
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: install demo test check lint format bench serve lock clean
+.PHONY: install demo test check lint format bench chaos serve lock clean
 
 install: $(STAMP)
 
@@ -44,6 +44,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+
+chaos: $(STAMP)
+	$(BIN)/python -m benchmarks.chaos --seed $(or $(SEED),1) $(if $(PACE),--pace $(PACE)) $(foreach setting,$(SET),--set $(setting))
 
 lock:
 	$(PYTHON) -m venv build/lock-venv

@@ -72,7 +72,9 @@ def launch(
         quiet=as_json,
     )
     for problem in outcome.tracking_problems:
-        typer.echo(f"warning: {problem}", err=True)
+        typer.echo(f"warning: not in MLflow: {problem}", err=True)
+    if outcome.tracking_problems:
+        typer.echo(f"nothing is lost: ude-study sync {config.name} writes it later", err=True)
     opened = open_study(config.name, root)
     if as_json:
         typer.echo(json.dumps(_status(opened) | {"exit_status": outcome.exit_code}))

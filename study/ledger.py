@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,10 @@ class Ledger:
     def trial(self, number: int) -> TrialRecord:
         """Return one trial. Raises UserError where there is none."""
         try:
-            return self._record(self._storage.get_trial(self._trial_id(number)))
+            frozen = patiently(lambda: self._storage.get_trial(self._trial_id(number)))
         except KeyError:
             raise UserError(f"study {self.name!r} has no trial {number}") from None
+        return self._record(frozen)
 
     def counts(self) -> dict[str, int]:
         """Return how many trials are complete, failed, running, waiting and pruned."""
@@ -181,17 +183,9 @@ class Ledger:
         A driver killed while it asked leaves a trial without some of its parameters: they are
         sampled now.
         """
-        searched = distributions(self.config)
-        assignments = []
-        for trial in patiently(lambda: self._study.get_trials(deepcopy=False)):
-            if trial.state != TrialState.RUNNING:
-                continue
-            params = dict(trial.params)
-            if params.keys() != searched.keys():
-                half_asked = optuna.trial.Trial(self._study, trial._trial_id)
-                params = {name: half_asked._suggest(name, searched[name]) for name in searched}
-            assignments.append(Assignment(trial.number, params, self.seed_of(trial.number)))
-        return assignments
+        frozen = patiently(lambda: self._study.get_trials(deepcopy=False))
+        open_ones = [trial for trial in frozen if trial.state == TrialState.RUNNING]
+        return [patiently(partial(self._completed, trial)) for trial in open_ones]
 
     def enqueue(self, params: Parameters) -> None:
         """Have `params` handed out before the sampler is asked; once, however often enqueued.
@@ -211,11 +205,29 @@ class Ledger:
 
         The proposal is a function of the study's seed, the trial's number and the results so far.
         """
-        known = self._study.get_trials(deepcopy=False)
-        seed = derive_seed(self.config.seed, "sampler", len(known)) % 2**32
-        self._study.sampler = make_sampler(self.config.sampler, seed)
-        trial = patiently(lambda: self._study.ask(distributions(self.config)))
-        return Assignment(trial.number, dict(trial.params), self.seed_of(trial.number))
+        before: set[int] | None = None
+
+        def ask_once() -> Assignment:
+            nonlocal before
+            frozen = self._study.get_trials(deepcopy=False)
+            running = {trial.number: trial for trial in frozen if trial.state == TrialState.RUNNING}
+            if before is None:
+                before = set(running)
+            for number in running.keys() - before:  # asked for, and the answer was lost
+                return self._completed(running[number])
+            seed = derive_seed(self.config.seed, "sampler", len(frozen)) % 2**32
+            self._study.sampler = make_sampler(self.config.sampler, seed)
+            trial = self._study.ask(distributions(self.config))
+            return Assignment(trial.number, dict(trial.params), self.seed_of(trial.number))
+
+        return patiently(ask_once)
+
+    def _completed(self, trial: FrozenTrial) -> Assignment:
+        searched, params = distributions(self.config), dict(trial.params)
+        if params.keys() != searched.keys():
+            half_asked = optuna.trial.Trial(self._study, trial._trial_id)
+            params = {name: half_asked._suggest(name, searched[name]) for name in searched}
+        return Assignment(trial.number, params, self.seed_of(trial.number))
 
     def seed_of(self, number: int) -> int:
         """Return the seed of a trial: a function of the study's seed and the trial's number."""
@@ -249,8 +261,8 @@ class Ledger:
         values: list[float] | None = None,
         state: TrialState | None = None,
     ) -> TrialRecord:
-        trial_id = self._trial_id(number)
-        before = self._storage.get_trial(trial_id)
+        trial_id = patiently(lambda: self._trial_id(number))
+        before = patiently(lambda: self._storage.get_trial(trial_id))
         if not before.state.is_finished():
             # The result goes first: a driver killed in between finds the trial running, and the
             # result again in the trial's folder.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,11 +16,16 @@ from study.observers import Observer
 from study.records import Assignment
 from study.room import has_room
 
+LOSSES = 20
+"""How many workers a trial may lose in one launch; `attempts.TRIES` is the finer bound."""
+
 
 class LedgerSearcher(Searcher):
     """Hands out `resumed` trials first, then new ones, `remaining` in all, `concurrency` at once.
 
-    What Tune reports of a trial's end is only the signal to look into its folder.
+    What Tune reports of a trial's end is only the signal to look into its folder. A trial that lost
+    its worker is handed out again from here: Tune's own retries leave out a worker that dies between
+    two trials.
     """
 
     def __init__(
@@ -42,7 +47,8 @@ class LedgerSearcher(Searcher):
         self._concurrency = concurrency
         self._observers = tuple(observers)
         self._stop = stop or threading.Event()
-        self._live: dict[str, int] = {}
+        self._live: dict[str, Assignment] = {}
+        self._losses: Counter[int] = Counter()
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Tell Tune that this searcher limits itself, so that none of its state is copied."""
@@ -55,17 +61,18 @@ class LedgerSearcher(Searcher):
         """Return the next trial as `{number, params, seed}`, None to wait, or FINISHED."""
         if not has_room(self._ledger.places.folder):
             self._stop.set()
-        if self._stop.is_set() or not (self._resumed or self._remaining > 0):
+        exhausted = not self._resumed and self._remaining <= 0
+        if self._stop.is_set() or (exhausted and not self._live):
             return str(Searcher.FINISHED)
-        if len(self._live) >= self._concurrency:
-            return None
+        if exhausted or len(self._live) >= self._concurrency:
+            return None  # one that runs may yet lose its worker
         if self._resumed:
             assignment = self._resumed.popleft()
         else:
             self._lease.check()
             assignment = self._ledger.ask()
             self._remaining -= 1
-        self._live[trial_id] = assignment.number
+        self._live[trial_id] = assignment
         for observer in self._observers:
             observer.started(assignment)
         return {
@@ -76,22 +83,30 @@ class LedgerSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an epoch on to the observers."""
-        number, progress = self._live.get(trial_id), result.get("progress")
-        if number is not None and progress is not None:
+        assignment, progress = self._live.get(trial_id), result.get("progress")
+        if assignment is not None and progress is not None:
             for observer in self._observers:
-                observer.epoch(number, progress)
+                observer.epoch(assignment.number, progress)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Close the trial in the ledger, unless it was only interrupted."""
-        number = self._live.pop(trial_id, None)
-        if number is None:
+        """Close the trial in the ledger, or queue it again where its worker was lost.
+
+        One that was interrupted stays open.
+        """
+        assignment = self._live.pop(trial_id, None)
+        if assignment is None:
             return
+        number = assignment.number
         self._lease.check()
         # Without room on the disk every trial would fail: they stay open for a later launch.
-        given_up = error and has_room(self._ledger.places.folder)
+        lost = error and has_room(self._ledger.places.folder)
+        given_up = lost and self._losses[number] >= LOSSES
         record = settle(self._ledger, number, given_up=given_up)
+        if record is None and lost:
+            self._losses[number] += 1
+            self._resumed.append(assignment)
         if record is not None:
             for observer in self._observers:
                 observer.finished(record)

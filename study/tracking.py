@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _BACKLOG = 2000
 _LONGEST_PAUSE = 15.0
 _LAST_CHANCE = 60.0
+_REASON_LENGTH = 160
 _PERMANENT = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"})
 
 
@@ -54,7 +55,7 @@ class Tracker:
         self._closing = threading.Event()
         self._left_out = threading.Event()
         self._lock = threading.Lock()
-        self._problems: list[str] = []
+        self._problems: dict[str, str] = {}
         self._began: dict[int, datetime | None] = {}
         self._runs: StudyRuns | None = None
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -96,8 +97,8 @@ class Tracker:
         self._closing.set()
         self._thread.join(timeout=2 * _LAST_CHANCE)
         if self._thread.is_alive():
-            self._problems.append("MLflow did not answer until the end")
-        return tuple(self._problems)
+            self._problems["MLflow"] = "did not answer until the end"
+        return tuple(f"{what}: {reason}" for what, reason in self._problems.items())
 
     def _offer(self, what: str, write: Callable[[StudyRuns], None]) -> None:
         if self._tasks.qsize() < _BACKLOG:
@@ -118,7 +119,7 @@ class Tracker:
         while (task := self._tasks.get()) is not None:
             problem = self._persist(task)
             if problem is not None:
-                self._problems.append(problem)
+                self._problems[task.what] = problem
             elif self._tasks.empty():
                 self._put_left_out()
 
@@ -132,13 +133,13 @@ class Tracker:
             try:
                 task.write(self._connected())
             except Exception as error:  # noqa: BLE001  a study goes on whatever its window does
-                reason = f"{task.what}: {reason_of(error)}"
+                reason = reason_of(error)[:_REASON_LENGTH]
                 if getattr(error, "error_code", None) in _PERMANENT:
-                    log.warning("not recorded in MLflow: %s", reason)
+                    log.warning("not recorded in MLflow: %s: %s", task.what, reason)
                     return reason
                 if self._deadline is not None and time.monotonic() >= self._deadline:
                     return reason
-                log.info("MLflow: %s; trying again", reason)
+                log.info("MLflow: %s: %s; trying again", task.what, reason)
             else:
                 return None
             if self._deadline is None:

@@ -35,7 +35,7 @@ from ude_core.types import Progress
 CHECKPOINT_SECONDS = 0.25
 """How much of a trial a killed worker may have to repeat, beside the epoch it is in."""
 
-CHECKPOINT_SHARE = 0.02
+CHECKPOINT_SHARE = 0.03
 """The share of a worker's time that checkpoints may take: on slow storage they come less often."""
 
 STEP_SECONDS = 1.0

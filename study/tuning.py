@@ -30,8 +30,6 @@ from study.searcher import LedgerSearcher
 from study.sections import Resources
 from study.trainable import NoiseTrainable, WorkerOrder
 
-_RETRIES = 20
-"""How many worker processes a trial may lose in one launch; `attempts.TRIES` is the finer bound."""
 _OBJECT_STORE_BYTES = 128 * 1024**2
 
 
@@ -97,7 +95,7 @@ def run_trials(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                num_samples=len(resumed) + remaining,
+                num_samples=-1,  # the searcher says when it is enough
                 max_concurrent_trials=concurrency,
                 reuse_actors=True,
                 trial_name_creator=_name_of,
@@ -107,7 +105,7 @@ def run_trials(
                 name="tune",
                 storage_path=str(places.ray),
                 stop=_StopAll(stop, lease, places.folder),
-                failure_config=tune.FailureConfig(max_failures=_RETRIES),
+                failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
                 ),

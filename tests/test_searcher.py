@@ -10,6 +10,7 @@ from ray.tune.search import Searcher
 from small_study import EPOCH, RESULT, SPACE
 
 from study import room
+from study import searcher as searcher_module
 from study.attempts import Attempt, Failure, FencedError, write_failure
 from study.config import load_space
 from study.harvest import curve_of, harvest, settle
@@ -82,7 +83,7 @@ def test_it_hands_out_as_many_as_are_missing_and_no_more_at_once_than_it_may(
     assert third["number"] == 2
     save_result(RESULT, ledger.places.trial(1))
     search.on_trial_complete("b", {"done": True})
-    assert search.suggest("e") == Searcher.FINISHED
+    assert search.suggest("e") is None, "a running trial may yet lose its worker"
     assert watcher.heard == [
         ("started", 0),
         ("started", 1),
@@ -112,7 +113,22 @@ def test_an_interrupted_trial_stays_open(ledger: Ledger) -> None:
     assert ledger.trial(0).state == "running"
 
 
-def test_a_trial_given_up_fails_with_the_workers_last_word(ledger: Ledger) -> None:
+def test_a_trial_that_lost_its_worker_is_handed_out_again(ledger: Ledger) -> None:
+    search = searcher(ledger, remaining=1)
+    first = search.suggest("a")
+    assert search.suggest("b") is None
+    search.on_trial_complete("a", error=True)
+    assert search.suggest("b") == first
+    save_result(RESULT, ledger.places.trial(0))
+    search.on_trial_complete("b", {"done": True})
+    assert search.suggest("c") == Searcher.FINISHED
+    assert [record.state for record in ledger.trials()] == ["complete"]
+
+
+def test_a_trial_given_up_fails_with_the_workers_last_word(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searcher_module, "LOSSES", 0)
     search = searcher(ledger)
     search.suggest("a")
     search.suggest("b")
