@@ -219,7 +219,7 @@ class Storm:
 
 def _is_worker(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return any("NoiseTrainable" in part for part in process.cmdline())
+        return any("Trainable" in part for part in process.cmdline())
     return False
 
 

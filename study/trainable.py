@@ -38,6 +38,9 @@ CHECKPOINT_SECONDS = 0.25
 CHECKPOINT_SHARE = 0.03
 """The share of a worker's time that checkpoints may take: on slow storage they come less often."""
 
+LONGEST_SECONDS = 1.0
+"""However slow the storage, a checkpoint comes after this long."""
+
 STEP_SECONDS = 1.0
 """How long a worker may be deaf to Tune, beside the iteration it is in."""
 
@@ -73,6 +76,7 @@ class NoiseTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial into the same process."""
+        self._let_go()
         self._choose(new_config)
         return True
 
@@ -91,7 +95,9 @@ class NoiseTrainable(tune.Trainable):
             if memory and self._frugal:
                 return self._fail(f"{reason_of(error)} (again, in batches half as large)")
             # Tune tries again in a new process; the word left here outlives this one.
-            write_failure(self._folder, Failure(reason_of(error), False, out_of_memory=memory))
+            write_failure(
+                self._folder, Failure(reason_of(error), permanent=False, out_of_memory=memory)
+            )
             raise
 
     def cleanup(self) -> None:
@@ -185,7 +191,7 @@ class NoiseTrainable(tune.Trainable):
 
     def _due(self) -> bool:
         pause = max(CHECKPOINT_SECONDS, self._save_seconds / CHECKPOINT_SHARE)
-        return time.monotonic() - self._saved >= pause
+        return time.monotonic() - self._saved >= min(pause, LONGEST_SECONDS)
 
     def _checkpoint(self) -> None:
         if self._trial is not None:
