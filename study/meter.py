@@ -18,16 +18,26 @@ _FILE = "queries.log"
 
 
 class MeteredEncoder:
-    """An encoder whose every call leaves a line `<attempt> <images>` in the trial's folder.
+    """An encoder whose every call leaves a line `<attempt> <images>` in the open trial's folder.
 
-    `batch_size` may be smaller than the encoder's own, where memory is short: it changes how many
-    images go through at once, and no parameter of the trial.
+    One serves all trials of a process, so that what is known of its memory (`ude_core.batching`)
+    outlives a trial. Images that the other workers of a spread trial encode are not counted here.
     """
 
-    def __init__(self, encoder: Encoder, folder: Path, attempt: str, batch_size: int) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._attempt = attempt
-        self._batch_size = batch_size
+        self._attempt = ""
+        self._batch_size = encoder.batch_size
+        self._file: int | None = None
+
+    def open(self, folder: Path, attempt: str, *, frugal: bool) -> None:
+        """Count for an attempt at the trial in `folder`, the attempt before it being closed.
+
+        A frugal one sends half as many images through at once: no parameter of the trial changes.
+        """
+        self.close()
+        whole = self._encoder.batch_size
+        self._attempt, self._batch_size = attempt, max(1, whole // 2) if frugal else whole
         self._file = os.open(folder / _FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     @property
@@ -60,12 +70,15 @@ class MeteredEncoder:
 
     def encode(self, pixels: Pixels) -> Embeddings:
         """Write the images down, then encode them."""
-        os.write(self._file, f"{self._attempt} {len(pixels)}\n".encode())
+        if self._file is not None:
+            os.write(self._file, f"{self._attempt} {len(pixels)}\n".encode())
         return self._encoder.encode(pixels)
 
     def close(self) -> None:
         """Give the file back; the encoder itself stays."""
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 def paid_queries(folder: Path) -> int:

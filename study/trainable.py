@@ -72,6 +72,7 @@ class NoiseTrainable(tune.Trainable):
         shared = self._config.resources.workers_per_trial > 1
         self._crew = RayCrew(self._config, self._layout.cache) if shared else None
         self._materials: Materials | None = None
+        self._encoder: MeteredEncoder
         self._choose(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -130,7 +131,6 @@ class NoiseTrainable(tune.Trainable):
         self._folder = self._places.trial(self._number)
         self._trial: Trial | None = None
         self._attempt: Attempt | None = None
-        self._encoder: MeteredEncoder | None = None
         self._frugal = False
         self._saved = self._save_seconds = 0.0
 
@@ -141,15 +141,9 @@ class NoiseTrainable(tune.Trainable):
         self._frugal = failure is not None and failure.out_of_memory
         if self._materials is None:
             self._materials = load_materials(self._config, self._layout.cache)
+            self._encoder = MeteredEncoder(self._materials.encoder)
         materials = self._materials
-        batch = materials.encoder.batch_size
-        self._let_go()
-        self._encoder = MeteredEncoder(
-            materials.encoder,
-            self._folder,
-            attempt.token[:8],
-            max(1, batch // 2) if self._frugal else batch,
-        )
+        self._encoder.open(self._folder, attempt.token[:8], frugal=self._frugal)
         method = method_of(self._config, self._params)
         trial = Trial(
             method,
@@ -167,9 +161,8 @@ class NoiseTrainable(tune.Trainable):
         return trial
 
     def _let_go(self) -> None:
-        if self._encoder is not None:
+        if self._materials is not None:
             self._encoder.close()
-            self._encoder = None
 
     def _step(self) -> dict[str, Any]:
         if has_result(self._folder):
