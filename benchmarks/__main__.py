@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from benchmarks.candidate_vs_bare import mobilenetv2, vit_b16
+from benchmarks.overhead import overhead_growth, overhead_vs_stock
 from benchmarks.saturated_step import saturated_step
+from benchmarks.simulate_scale import simulated_scale
 from benchmarks.trial_vs_plain import trial_vs_plain
 from ude_core.runtime import prepare_process
 
@@ -25,6 +27,9 @@ BENCHMARKS: Mapping[str, Callable[[], tuple[float, dict[str, Any]]]] = {
     "candidate_vs_bare_vit_b16": vit_b16,
     "trial_vs_plain": trial_vs_plain,
     "saturated_step": saturated_step,
+    "overhead_vs_stock": overhead_vs_stock,
+    "overhead_growth_100_to_10000": overhead_growth,
+    "simulated_scale": simulated_scale,
 }
 
 

@@ -77,7 +77,7 @@ class Study:
     def front(self, disease: str) -> pd.DataFrame:
         """Return one row a complete trial, seen from `disease`, `mean` or `worst`.
 
-        Columns: trial, front (whether no other is better in all), control, levelling,
+        Columns: trial, front (whether no other is better in all), control, levelling, feasible,
         `params.<name>`, and that disease's metrics under bare names with `.low` and `.high`.
         """
         from study.pareto import front_of
@@ -89,6 +89,7 @@ class Study:
                     "front": point.front,
                     "control": point.control,
                     "levelling": point.levelling,
+                    "feasible": point.feasible,
                     **{f"params.{name}": value for name, value in point.params.items()},
                     **_columns(point.metrics),
                 }

@@ -97,6 +97,8 @@ def status(study: Name, root: Root = ROOT, as_json: AsJson = False) -> None:
     driver = f"{owner.name} (heard of {owner.age:.0f} s ago)" if owner else "none"
     typer.echo(f"{said['study']}: {counts or 'no trials'} (target {said['target']})")
     typer.echo(f"{said['queries']:,} queries · driver: {driver}")
+    for note in said.get("notes", ()):
+        typer.echo(note)
 
 
 @app.command("list")
@@ -187,17 +189,23 @@ app.add_typer(encoders, name="encoder")
 
 
 def _status(study: Study) -> dict[str, Any]:
+    from study.constraints import constraints_note
+
+    notes = [note for note in (study.ledger.ending, constraints_note(study.config)) if note]
     return {
         "study": study.name,
         "target": study.config.budget.trials,
         "counts": study.ledger.counts(),
         "queries": study.ledger.queries(),
+        **({"notes": notes} if notes else {}),
     }
 
 
 def _print_ending(study: Study, outcome: Outcome) -> None:
     said = ", ".join(f"{count} {state}" for state, count in outcome.counts.items() if count)
     typer.echo(f"{outcome.study}: {said or 'no trials'} of {outcome.target}")
+    if outcome.ending:
+        typer.echo(outcome.ending)
     failed = [record for record in study.ledger.trials() if record.state == "failed"]
     for record in failed[:_REASONS]:
         typer.echo(f"trial {record.number} failed: {record.reason}", err=True)

@@ -22,6 +22,14 @@ from study.documents import Path as DocumentPath
 from study.encoder_sections import EncoderSection, PhantomVitEncoder
 from study.explain import InconsistentError, explain, nearest
 from study.metric_names import DISEASE_METRICS, STUDY_METRICS, Direction
+from study.search_sections import (
+    Constraint,
+    Sampler,
+    WarmStart,
+    constraint_problems,
+    sampler_problems,
+    warm_start_problems,
+)
 from study.searched import Between, Choices, Searched, search_problems
 from study.sections import (
     BiasSection,
@@ -31,7 +39,6 @@ from study.sections import (
     MethodSection,
     PhantomCohort,
     Resources,
-    Sampler,
     ScoringSection,
     Section,
     SplitSection,
@@ -69,12 +76,14 @@ class StudyConfig(Section):
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1, strict=False)] = (
         _DEFAULT_OBJECTIVES
     )
+    constraints: Annotated[tuple[Constraint, ...], Field(strict=False)] = ()
     budget: Budget = Field(default_factory=Budget)
     resources: Resources = Field(default_factory=Resources)
     scoring: ScoringSection = Field(default_factory=ScoringSection)
     bias: BiasSection = Field(default_factory=BiasSection)
     split: SplitSection = Field(default_factory=SplitSection)
     sampler: Sampler = Field(default_factory=Sampler)
+    warm_start: WarmStart = Field(default_factory=WarmStart)
     confirm: Confirm = Field(default_factory=Confirm)
 
     @property
@@ -91,7 +100,18 @@ class StudyConfig(Section):
             *self._epochs_problems(),
             *search_problems(self.search),
             *_objective_problems(self),
+            *constraint_problems(self.constraints, self.cohort.diseases),
         ]
+        if not problems:
+            problems = [
+                *sampler_problems(
+                    self.sampler,
+                    self.search,
+                    objectives=len(self.objectives),
+                    trials=self.budget.trials,
+                ),
+                *warm_start_problems(self.warm_start, self.search),
+            ]
         if problems:
             raise InconsistentError(problems)
         return self
@@ -148,7 +168,7 @@ class StudyConfig(Section):
                 "description": True,
                 "resources": True,
                 "confirm": True,
-                "budget": {"trials"},
+                "budget": {"trials", "queries"},
                 "cohort": {"root"},
                 "encoder": {"checkpoint"},
                 "surrogate": {"checkpoint"},

@@ -48,9 +48,9 @@ def connect(
     """Return Optuna's storage of a study. Raises UserError where the URL cannot be used."""
     url = database_url(storage)
     options: dict[str, Any] = {"pool_pre_ping": True}
+    if create:
+        places.folder.mkdir(parents=True, exist_ok=True)
     if url is None:
-        if create:
-            places.folder.mkdir(parents=True, exist_ok=True)
         url = f"sqlite:///{places.database}"
         options = {"connect_args": {"timeout": _LOCK_SECONDS}}
     elif url.startswith("postgresql"):

@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import moocore
 import numpy as np
 
+from study.constraints import feasible
 from study.metric_names import DISEASE_METRICS, STUDY_METRICS, Direction
 from study.records import Parameters, TrialRecord
+from study.search_sections import Constraint
 from ude_core.errors import UserError
 from ude_core.results import measured_to_json
 from ude_core.types import Interval, Measured, Undefined
 
 if TYPE_CHECKING:
     from study.api import Study
+    from study.ledger import Ledger
 
 MEAN, WORST = "mean", "worst"
 LEVEL_TOLERANCE_PP = 1.0
@@ -46,7 +49,8 @@ class Point:
 
     `metrics` holds that disease's metrics and the per-trial ones, all under bare names.
     `control` says whether its equal-opportunity gap is under that of random noise of its norm;
-    `levelling` whom the edit helped or hurt against ERM (see `levelling`).
+    `levelling` whom the edit helped or hurt against ERM (see `levelling`). `feasible` is whether
+    the trial keeps the study's constraints.
     """
 
     trial: int
@@ -55,6 +59,7 @@ class Point:
     front: bool
     control: Control
     levelling: Levelling
+    feasible: bool = True
 
     def mean(self, name: str) -> float:
         """Return the metric's mean. Raises UserError where it is undefined or was not measured."""
@@ -92,13 +97,20 @@ class Front:
 
 def front_of(study: Study, disease: str) -> Front:
     """Return the study's front for `disease`, `mean` or `worst`. Raises UserError for others."""
+    return front_of_ledger(study.ledger, disease)
+
+
+def front_of_ledger(ledger: Ledger, disease: str) -> Front:
+    """Return the front of the study that `ledger` holds. Raises UserError as `front_of` does."""
+    config = ledger.config
     return compute_front(
-        study=study.name,
+        study=ledger.name,
         disease=disease,
-        diseases=study.config.cohort.diseases,
-        goals=goals_of((goal.metric, goal.direction) for goal in study.config.objectives),
-        trials=study.ledger.trials(),
-        reference=study.ledger.reference,
+        diseases=config.cohort.diseases,
+        goals=goals_of((goal.metric, goal.direction) for goal in config.objectives),
+        trials=ledger.trials(),
+        reference=ledger.reference,
+        constraints=config.constraints,
     )
 
 
@@ -120,15 +132,24 @@ def compute_front(
     goals: Sequence[Goal],
     trials: Iterable[TrialRecord],
     reference: Mapping[str, Measured],
+    constraints: Sequence[Constraint] = (),
 ) -> Front:
-    """Return the front of `disease` among the complete `trials`; `reference` is ERM's metrics."""
+    """Return the front of `disease` among the complete `trials`; `reference` is ERM's metrics.
+
+    Trials that violate a constraint are points, and never on the front.
+    """
     if disease not in (*diseases, MEAN, WORST):
         known = ", ".join((*diseases, MEAN, WORST))
         raise UserError(f"disease {disease!r} is not in study {study} (expected one of {known})")
     erm = scoped(reference, disease, diseases)
     complete = sorted((t for t in trials if t.state == "complete"), key=lambda t: t.number)
     views = [scoped(trial.metrics, disease, diseases) for trial in complete]
-    front = non_dominated([_coordinates(view, goals) for view in views], goals)
+    kept = [feasible(constraints, trial.metrics, reference, diseases) for trial in complete]
+    coordinates = [
+        _coordinates(view, goals) if keeps else None
+        for view, keeps in zip(views, kept, strict=True)
+    ]
+    front = non_dominated(coordinates, goals)
     points = tuple(
         Point(
             trial=trial.number,
@@ -137,10 +158,11 @@ def compute_front(
             front=on_front,
             control=control_label(view),
             levelling=levelling(view, erm),
+            feasible=keeps,
         )
-        for trial, view, on_front in zip(complete, views, front, strict=True)
+        for trial, view, on_front, keeps in zip(complete, views, front, kept, strict=True)
     )
-    rows = [row for view in views if (row := _coordinates(view, goals)) is not None]
+    rows = [row for row in coordinates if row is not None]
     nadir = {goal.name: _nadir(goal, [row[i] for row in rows]) for i, goal in enumerate(goals)}
     return Front(
         study=study,
@@ -251,6 +273,7 @@ def front_to_json(front: Front) -> dict[str, Any]:
                 "front": point.front,
                 "control": point.control,
                 "levelling": point.levelling,
+                "feasible": point.feasible,
             }
             for point in front.points
         ],

@@ -37,10 +37,12 @@ def front_table(front: Front, *, everything: bool = False) -> Table:
     table.add_row("ERM", *(measured_text(front.erm.get(goal.name)) for goal in front.goals))
     shown = front.points if everything else front.best
     if not shown:
-        table.add_row("–", *("no complete trial yet" for _ in front.goals[:1]))
+        why = "no trial keeps the constraints" if front.points else "no complete trial yet"
+        table.add_row("–", *(why for _ in front.goals[:1]))
     params = varying([point.params for point in shown])
     for point in shown:
-        star = "" if point.front or not everything else " (dominated)"
+        missed = "dominated" if point.feasible else "infeasible"
+        star = "" if point.front or not everything else f" ({missed})"
         table.add_row(
             f"{point.trial}{star}",
             *(measured_text(point.metrics.get(goal.name)) for goal in front.goals),

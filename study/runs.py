@@ -61,6 +61,7 @@ class StudyRuns:
         self._runs: dict[str, str] = {}
         self._states: dict[str, str] = {}
         self._described: set[str] = set()
+        self._doubtful: set[str] = set()
         self.look()
         self._parent = self._ensure_run(_PARENT, self._parent_tags(), config.study)
 
@@ -96,9 +97,12 @@ class StudyRuns:
 
     def started(self, assignment: Assignment) -> None:
         """Open the run of a trial, or the one it had before it was interrupted."""
+        key = trial_name(assignment.number)
+        closed = self._states.get(key, "running") != "running"
         run = self._trial_run(assignment.number, assignment.params)
-        self._client.update_run(run, status="RUNNING")
-        self._states[trial_name(assignment.number)] = "running"
+        if closed:
+            self._client.update_run(run, status="RUNNING")
+        self._states[key] = "running"
 
     def epoch(self, number: int, progress: Progress, started: datetime | None) -> None:
         """Record one epoch of a trial's curve."""
@@ -194,9 +198,11 @@ class StudyRuns:
     def _ensure_run(self, key: str, tags: Mapping[str, str], name: str) -> str:
         if key in self._runs:
             return self._runs[key]
-        found = list(self._search(key))
-        if found:  # its creation was done and the reply lost
-            return self._adopt(found)
+        if key in self._doubtful:  # its creation may have been done and its reply lost
+            found = list(self._search(key))
+            if found:
+                return self._adopt(found)
+        self._doubtful.add(key)
         run = self._client.create_run(self._experiment, run_name=name, tags=dict(tags))
         return self._adopt([run])
 

@@ -13,6 +13,8 @@ from study.harvest import settle
 from study.lease import Lease
 from study.ledger import Ledger
 from study.observers import Observer
+from study.proposals import NothingToAskError
+from study.query_budget import QueryBudget
 from study.records import Assignment
 from study.room import has_room
 
@@ -25,7 +27,8 @@ class LedgerSearcher(Searcher):
 
     What Tune reports of a trial's end is only the signal to look into its folder. A trial that lost
     its worker is handed out again from here: Tune's own retries leave out a worker that dies between
-    two trials.
+    two trials. Where there is nothing more to hand out, the reason is kept in the ledger as the
+    study's `ending`.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class LedgerSearcher(Searcher):
         concurrency: int,
         observers: Sequence[Observer] = (),
         stop: threading.Event | None = None,
+        budget: QueryBudget | None = None,
     ) -> None:
         super().__init__()
         self._ledger = ledger
@@ -47,6 +51,7 @@ class LedgerSearcher(Searcher):
         self._concurrency = concurrency
         self._observers = tuple(observers)
         self._stop = stop or threading.Event()
+        self._budget = budget
         self._live: dict[str, Assignment] = {}
         self._losses: Counter[int] = Counter()
 
@@ -70,8 +75,10 @@ class LedgerSearcher(Searcher):
             assignment = self._resumed.popleft()
         else:
             self._lease.check()
-            assignment = self._ledger.ask()
-            self._remaining -= 1
+            asked = self._ask()
+            if not isinstance(asked, Assignment):
+                return asked
+            assignment = asked
         self._live[trial_id] = assignment
         for observer in self._observers:
             observer.started(assignment)
@@ -80,6 +87,24 @@ class LedgerSearcher(Searcher):
             "params": dict(assignment.params),
             "seed": assignment.seed,
         }
+
+    def _ask(self) -> Assignment | str | None:
+        """Return a new trial, None to wait for one that runs, or FINISHED."""
+        if self._ledger.blocked():
+            return None if self._live else str(Searcher.FINISHED)
+        try:
+            assignment = self._ledger.ask(self._budget.admit if self._budget else None)
+        except NothingToAskError as reason:
+            # A trial that ends may leave room in the budget, or fail and free its parameters.
+            if self._live:
+                return None
+            self._ledger.set_ending(str(reason))
+            self._remaining = 0
+            return str(Searcher.FINISHED)
+        self._remaining -= 1
+        if self._budget is not None:
+            self._budget.began(assignment)
+        return assignment
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an epoch on to the observers."""
@@ -108,6 +133,8 @@ class LedgerSearcher(Searcher):
             self._losses[number] += 1
             self._resumed.append(assignment)
         if record is not None:
+            if self._budget is not None:
+                self._budget.ended(record)
             for observer in self._observers:
                 observer.finished(record)
 

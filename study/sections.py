@@ -227,14 +227,20 @@ class SplitSection(Section):
 
 
 class Budget(Section):
-    """What the study may spend: trials, and queries a trial on learning its noise."""
+    """What the study may spend: trials, queries a trial on learning its noise, and queries in all.
+
+    `queries` counts every image through the encoder, preparation and scoring too. A trial whose
+    plan does not fit into what is left is not begun; raising it continues the study.
+    """
 
     trials: Count = 20
     queries_per_trial: Count | None = None
+    queries: Count | None = None
 
 
 class Resources(Section):
-    """What the study may use. The only section, with budget.trials, that a resume may change.
+    """What the study may use. With `budget.trials` and `budget.queries`, all that
+    a resume may change.
 
     `workers` trials run at the same time. Each spreads its candidates over `workers_per_trial`
     processes, each of which takes `cpus_per_trial` and `gpus_per_trial`; its noise does not change.
@@ -244,15 +250,6 @@ class Resources(Section):
     workers_per_trial: Count = 1
     cpus_per_trial: Count = 1
     gpus_per_trial: NotNegative = 0.0
-
-
-class Sampler(Section):
-    """Who proposes parameters. `startup_trials` random ones precede TPE's model."""
-
-    name: Literal["tpe", "random", "nsgaii"] = "tpe"
-    startup_trials: Count = 10
-    multivariate: bool = False
-    population: Annotated[int, Field(ge=2)] = 24
 
 
 class Confirm(Section):

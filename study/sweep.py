@@ -22,12 +22,17 @@ from study.ledger import Ledger
 from study.materials import load_materials
 from study.names import Layout
 from study.observers import Observer
+from study.plan import plan_study
 from study.progress import ProgressView
+from study.query_budget import QueryBudget
 from study.room import check_room, make_root
-from study.spaces import check_batches
+from study.spaces import check_batches, method_of
 from study.tracking import Tracker
+from study.warm_start import warm_start
+from ude_core.errors import SettingError
 from ude_core.runtime import prepare_process
 from ude_core.scoring import exactly, score_reference
+from ude_core.trial import planned_queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Outcome:
     queries: int
     interrupted: int | None = None  # the signal
     tracking_problems: tuple[str, ...] = ()
+    ending: str = ""  # why it ended before its target, where that was no failure
 
     @property
     def finished(self) -> int:
@@ -48,10 +54,14 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 done; 3 with failed or missing trials; 128 + signal where it was interrupted."""
+        """0 done; 3 with failed or missing trials; 128 + signal where it was interrupted.
+
+        A study that used up its queries or its search space is done.
+        """
         if self.interrupted is not None:
             return 128 + self.interrupted
-        return 3 if self.counts["failed"] or self.finished < self.target else 0
+        missing = self.finished < self.target and not self.ending
+        return 3 if self.counts["failed"] or missing else 0
 
 
 class _InterruptedError(BaseException):
@@ -115,6 +125,7 @@ def launch(
     try:
         with interruption.listening(), ledger.lease() as lease:
             ledger.keep_config()
+            warm_start(ledger, layout.root, storage)
             _bring_to_target(ledger, lease, layout, interruption, tracker, address, quiet)
         outcome = Outcome(
             study=ledger.name,
@@ -122,8 +133,10 @@ def launch(
             counts=ledger.counts(),
             queries=ledger.queries(),
             interrupted=interruption.signal,
+            ending=ledger.ending,
         )
-        problems = tracker.close(complete=outcome.finished >= outcome.target)
+        complete = outcome.finished >= outcome.target or bool(outcome.ending)
+        problems = tracker.close(complete=complete)
         return replace(outcome, tracking_problems=problems)
     finally:
         tracker.close(complete=False)
@@ -145,7 +158,8 @@ def _bring_to_target(
     if not resumed and remaining <= 0:
         tracker.start()
         return
-    _prepare(ledger, layout)
+    ledger.set_ending("")
+    budget = _prepare(ledger, layout)
     for assignment in resumed:
         fence(ledger.places.trial(assignment.number))
     tracker.start()
@@ -162,6 +176,7 @@ def _bring_to_target(
             remaining=max(0, remaining),
             observers=observers,
             stop=interruption.event,
+            budget=budget,
             address=address,
         )
         interruption.gentle = False
@@ -173,18 +188,43 @@ def _bring_to_target(
         raise LeaseLostError(f"study {ledger.name!r} was taken over by another driver")
 
 
-def _prepare(ledger: Ledger, layout: Layout) -> None:
-    """Make what all trials share, once, on disk; measure ERM; refuse changed data and weights."""
+def _prepare(ledger: Ledger, layout: Layout) -> QueryBudget | None:
+    """Make what all trials share, once, on disk; measure ERM; refuse changed data and weights.
+
+    Returns the account of the study's queries, where they are limited.
+    """
     config = ledger.config
     prepare_process()
+    limit = config.budget.queries
+    if limit is not None and not ledger.reference:
+        planned = plan_study(config)
+        cheapest = (
+            planned["queries"]["low"]
+            - (planned["trials"] - 1) * (planned["queries_per_trial"]["low"])
+        )
+        if cheapest > limit:
+            raise SettingError(
+                f"budget.queries is {limit:,}; preparing the study and its cheapest trial take "
+                f"{cheapest:,}; raise it"
+            )
     materials = load_materials(config, layout.cache)
-    check_batches(config, len(materials.assets.split.train))
+    train = len(materials.assets.split.train)
+    check_batches(config, train)
     ledger.check_fingerprints(materials.fingerprints)
     if not ledger.reference:
         reference = score_reference(materials.cohort, materials.assets)
         if materials.surrogate is not None:
             reference |= {"surrogate_passes": exactly(materials.surrogate.preparation)}
         ledger.set_reference(reference, materials.assets.queries)
+    if limit is None:
+        return None
+    development, controls = len(materials.assets.development), config.scoring.controls
+    return QueryBudget(
+        limit,
+        ledger.preparation_queries,
+        lambda params: planned_queries(method_of(config, params), development, train, controls),
+        ledger.trials(),
+    )
 
 
 def _finished(ledger: Ledger) -> int:

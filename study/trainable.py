@@ -44,6 +44,9 @@ LONGEST_SECONDS = 1.0
 STEP_SECONDS = 1.0
 """How long a worker may be deaf to Tune, beside the iteration it is in."""
 
+STEPS_A_SECOND = 100
+"""How many steps all workers together may report: with more workers than that, steps are longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerOrder:
@@ -169,7 +172,7 @@ class NoiseTrainable(tune.Trainable):
             return {"done": True}
         trial = self._trial or self._begin()
         if not trial.finished:
-            progress = _advance(trial, STEP_SECONDS)
+            progress = _advance(trial, step_seconds(self._config.resources.workers))
             if trial.finished or self._due():
                 self._checkpoint()
             return {"done": False, "progress": asdict(progress) if progress else None}
@@ -197,6 +200,15 @@ class NoiseTrainable(tune.Trainable):
     def _check_claim(self) -> None:
         if self._attempt is not None:
             self._attempt.check()
+
+
+def step_seconds(workers: int) -> float:
+    """Return how long a step of each of so many workers lasts, so that the driver keeps up.
+
+    >>> step_seconds(8), step_seconds(1000)
+    (1.0, 10.0)
+    """
+    return STEP_SECONDS * max(1.0, workers / STEPS_A_SECOND)
 
 
 def _advance(trial: Trial, seconds: float) -> Progress | None:

@@ -24,6 +24,7 @@ from study.lease import Lease
 from study.ledger import Ledger
 from study.names import trial_name
 from study.observers import Observer
+from study.query_budget import QueryBudget
 from study.records import Assignment
 from study.room import has_room
 from study.searcher import LedgerSearcher
@@ -63,11 +64,14 @@ def run_trials(
     remaining: int,
     observers: Sequence[Observer],
     stop: threading.Event,
+    budget: QueryBudget | None = None,
     address: str | None = None,
+    trainable: type[tune.Trainable] = NoiseTrainable,
 ) -> None:
     """Run `resumed` trials and `remaining` new ones; the ledger says afterwards what came of them.
 
-    Returns early once `stop` is set, after every worker has kept its state.
+    Returns early once `stop` is set, after every worker has kept its state. `trainable` is what a
+    worker runs: it leaves a trial's result in the trial's folder.
     """
     resources = ledger.config.resources
     concurrency = min(resources.workers, len(resumed) + remaining)
@@ -79,6 +83,7 @@ def run_trials(
         concurrency=concurrency,
         observers=observers,
         stop=stop,
+        budget=budget,
     )
     places = ledger.places
     shutil.rmtree(places.ray, ignore_errors=True)
@@ -87,12 +92,12 @@ def run_trials(
     )
     # Ray prints what happens to its processes; standard output is for results.
     with contextlib.redirect_stdout(sys.stderr), _ray(resources, address):
-        trainable = tune.with_resources(
-            tune.with_parameters(NoiseTrainable, order=order),
+        placed = tune.with_resources(
+            tune.with_parameters(trainable, order=order),
             _placement(resources),
         )
         tune.Tuner(
-            trainable,
+            placed,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,  # the searcher says when it is enough

@@ -16,8 +16,9 @@ import sqlalchemy as sa
 import torch
 
 from study import lease as lease_module
+from study import rows
 from study.config import StudyConfig, load_space
-from study.database import database_url
+from study.database import database_url, patiently
 from study.lease import Lease, LeaseLostError, StudyBusyError
 from study.ledger import Ledger
 from ude_core.errors import FingerprintError, SettingError, UserError
@@ -389,17 +390,19 @@ def test_a_trial_whose_asking_broke_off_is_not_asked_for_twice(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     earlier = ledger.ask()
-    ask = optuna.Study.ask
     broken: list[int] = []
 
-    def lossy(study: optuna.Study, *arguments: object) -> optuna.trial.Trial:
-        trial = ask(study, *arguments)  # type: ignore[arg-type]
-        if not broken:
-            broken.append(trial.number)
-            raise sa.exc.OperationalError("commit", {}, ConnectionError("the reply was lost"))
-        return trial
+    def lossy(write: Callable[[], optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial:
+        def once() -> optuna.trial.FrozenTrial:
+            trial = write()
+            if not broken:
+                broken.append(trial.number)
+                raise sa.exc.OperationalError("commit", {}, ConnectionError("the reply was lost"))
+            return trial
 
-    monkeypatch.setattr(optuna.Study, "ask", lossy)
+        return patiently(once)
+
+    monkeypatch.setattr(rows, "patiently", lossy)
     assignment = ledger.ask()
     assert assignment.number == broken[0] == earlier.number + 1
     assert len(ledger.trials()) == 2

@@ -7,8 +7,9 @@ the digest of exactly those, so workers and later studies on the same data read 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,12 @@ from ude_core.cohorts.splits import Split, split_by_patient
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
 from ude_core.heads import HeadTask, LinearHeads, train_heads
+from ude_core.image_rows import ImageRows
 from ude_core.seeding import numpy_generator, torch_generator
-from ude_core.storage import atomic_write, digest
+from ude_core.storage import CorruptFileError, atomic_write, digest, load_checked, save_checked
 from ude_core.types import BiasConfig, Embeddings, ScoringConfig, SplitConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,15 +83,47 @@ def prepare(
         for disease in cohort.diseases
     }
     clean, queries = cached_embeddings(cohort, encoder, parts.development, cache)
+    attribute_head = _attribute_head(cohort, encoder, parts, clean, scoring, seed, cache)
+    return StudyAssets(seed, bias, scoring, parts, draws, clean, attribute_head, queries)
+
+
+def _attribute_head(
+    cohort: Cohort,
+    encoder: Encoder,
+    parts: Split,
+    clean: Embeddings,
+    scoring: ScoringConfig,
+    seed: int,
+    cache: Path | None,
+) -> LinearHeads:
+    """Return g, trained on the un-edited training images, or read back as it was trained."""
+    key = digest(
+        "attribute head",
+        cohort.fingerprint,
+        encoder.fingerprint,
+        parts.development.tolist(),
+        parts.train.tolist(),
+        asdict(scoring.attribute_head),
+        seed,
+    )
+    path = None if cache is None else cache / "attribute_heads" / f"{key}.safetensors"
+    if path is not None and path.exists():
+        try:
+            tensors, _ = load_checked(path)
+            return LinearHeads(tensors["weight"], tensors["bias"])
+        except CorruptFileError as error:
+            log.warning("%s: %s; the attribute head is trained anew", path.name, error)
     train = np.searchsorted(parts.development, parts.train)
-    attribute_head = train_heads(
+    head = train_heads(
         clean,
         [HeadTask(train, cohort.attribute[parts.train])],
         classes=len(cohort.groups),
         config=scoring.attribute_head,
         rng=torch_generator(seed, "attribute head"),
     )
-    return StudyAssets(seed, bias, scoring, parts, draws, clean, attribute_head, queries)
+    if path is not None:
+        save_checked(path, {"weight": head.weight, "bias": head.bias}, {})
+    return head
 
 
 def cached_embeddings(
@@ -95,13 +131,13 @@ def cached_embeddings(
 ) -> tuple[Embeddings, int]:
     """Return φ(x) of these images and the queries paid for it: 0 where the cache held them."""
     if cache is None:
-        return embed_images(encoder, cohort.images[rows]), len(rows)
+        return embed_images(encoder, ImageRows(cohort.images, rows)), len(rows)
     key = digest("embeddings", cohort.fingerprint, encoder.fingerprint, rows.tolist())
     path = cache / "embeddings" / f"{key}.npy"
     if path.exists():
         return torch.from_numpy(np.load(path, mmap_mode="c")), 0
-    embeddings = embed_images(encoder, cohort.images[rows])
+    embeddings = embed_images(encoder, ImageRows(cohort.images, rows))
     buffer = io.BytesIO()
     np.save(buffer, embeddings.numpy())
     atomic_write(path, buffer.getvalue())
-    return embeddings, len(rows)
+    return torch.from_numpy(np.load(path, mmap_mode="c")), len(rows)

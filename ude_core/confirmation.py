@@ -14,6 +14,7 @@ from ude_core.cohorts.base import Cohort
 from ude_core.cohorts.bias import Draw, draw_confirmation
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
+from ude_core.image_rows import ImageRows
 from ude_core.metrics.disparity import evaluate
 from ude_core.scoring import (
     Logits,
@@ -81,7 +82,7 @@ def confirm_noises(
         for disease in cohort.diseases
     }
     rows = _used_rows(draws)
-    images = cohort.images[rows]
+    images = ImageRows(cohort.images, rows)
     spent = 0
 
     def logits_of(noise: Noise | None, pipeline: PixelPipeline) -> Logits:

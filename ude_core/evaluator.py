@@ -15,12 +15,12 @@ from torch import Tensor
 from ude_core.batching import BACKWARD, FORWARD
 from ude_core.encoders.base import Encoder
 from ude_core.heads import LinearHeads
+from ude_core.image_rows import Images
 from ude_core.noise import apply_noise, to_pixels
 from ude_core.objective import attribute_cross_entropy, edit_objective
 from ude_core.transfer import upload
 from ude_core.types import (
     Embeddings,
-    ImageArray,
     Indices,
     Losses,
     MethodConfig,
@@ -52,7 +52,7 @@ class Evaluator(Protocol):
     """Where a learner spends its queries, on training images and their attribute."""
 
     @property
-    def images(self) -> ImageArray: ...
+    def images(self) -> Images: ...
 
     @property
     def attribute(self) -> Int[np.ndarray, " images"]: ...
@@ -92,7 +92,7 @@ class LocalEvaluator:
 
     encoder: Encoder
     attribute_head: LinearHeads
-    images: ImageArray
+    images: Images
     attribute: Int[np.ndarray, " images"]
     objective: ObjectiveName
     regularization: float  # λ
@@ -229,7 +229,7 @@ def group_ranges(candidates: range, batch: int, limit: int) -> list[range]:
 @torch.inference_mode()
 def embed_images(
     encoder: Encoder,
-    images: ImageArray,
+    images: Images,
     noise: Noise | None = None,
     pipeline: PixelPipeline = "paper",
 ) -> Float[Tensor, "images dim"]:
@@ -249,7 +249,7 @@ def embed_images(
 
 def _embed_part(
     encoder: Encoder,
-    images: ImageArray,
+    images: Images,
     noise: Noise | None,
     pipeline: PixelPipeline,
     start: int,

@@ -16,6 +16,7 @@ from ude_core.cohorts.bias import Draw
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
 from ude_core.heads import HeadTask, fit_probe, train_heads
+from ude_core.image_rows import ImageRows
 from ude_core.metrics.bootstrap import score
 from ude_core.metrics.disparity import evaluate
 from ude_core.metrics.rates import aurocs
@@ -155,7 +156,7 @@ def score_noise(
     diseases, repeats and probes together.
     """
     rows = assets.development
-    images = cohort.images[rows]
+    images = ImageRows(cohort.images, rows)
     embeddings = embed_images(encoder, images, noise, method.pixels)
     metrics = _development_metrics(embeddings, cohort, assets)
     metrics |= attribute_metrics(embeddings, cohort, assets)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ude_core.batching import FORWARD, is_out_of_memory, pass_limit
 from ude_core.evaluator import Evaluation, Gradient, LocalEvaluator, group_ranges
+from ude_core.image_rows import Images
 from ude_core.messages import (
     Behind,
     Measured,
@@ -32,7 +33,7 @@ from ude_core.messages import (
 )
 from ude_core.proposals import proposal_digest
 from ude_core.replica import materials_digest
-from ude_core.types import ImageArray, Indices, Losses, MethodConfig, Noise, NoiseBatch
+from ude_core.types import Indices, Losses, MethodConfig, Noise, NoiseBatch
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class SpreadEvaluator:
         self._lost: set[int] = set()
 
     @property
-    def images(self) -> ImageArray:
+    def images(self) -> Images:
         return self._local.images
 
     @property

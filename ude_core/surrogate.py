@@ -18,6 +18,7 @@ from ude_core.encoders.base import Encoder
 from ude_core.errors import SettingError
 from ude_core.evaluator import LocalEvaluator
 from ude_core.heads import HeadTask, LinearHeads, train_heads
+from ude_core.image_rows import ImageRows
 from ude_core.seeding import numpy_generator, torch_generator
 from ude_core.storage import digest
 from ude_core.types import Indices, MethodConfig, Noise
@@ -71,7 +72,7 @@ class Surrogate:
         evaluator = LocalEvaluator(
             encoder=self.encoder,
             attribute_head=self.attribute_head,
-            images=self.cohort.images[chosen],
+            images=ImageRows(self.cohort.images, chosen),
             attribute=self.cohort.attribute[chosen],
             objective=method.objective,
             regularization=method.regularization,

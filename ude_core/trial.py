@@ -13,6 +13,7 @@ from ude_core.cohorts.base import Cohort
 from ude_core.encoders.base import Encoder
 from ude_core.errors import FingerprintError
 from ude_core.evaluator import LocalEvaluator
+from ude_core.image_rows import ImageRows
 from ude_core.learner import NoiseLearner, plan
 from ude_core.scoring import exactly, score_noise
 from ude_core.seeding import derive_seed
@@ -166,7 +167,7 @@ def trial_evaluator(
     return LocalEvaluator(
         encoder=encoder,
         attribute_head=assets.attribute_head,
-        images=cohort.images[train],
+        images=ImageRows(cohort.images, train),
         attribute=cohort.attribute[train],
         objective=method.objective,
         regularization=method.regularization,
