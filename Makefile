@@ -7,7 +7,7 @@ ROOT ?= runs
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: install demo test check lint format bench cluster serve lock clean
+.PHONY: install demo test check lint format bench chaos cluster serve lock clean
 
 install: $(STAMP)
 
@@ -47,6 +47,9 @@ bench: $(STAMP)
 
 cluster: $(STAMP)
 	$(BIN)/python docker/local_cluster.py
+
+chaos: $(STAMP)
+	$(BIN)/python -m benchmarks.chaos --seed $(or $(SEED),1) $(if $(PACE),--pace $(PACE)) $(foreach setting,$(SET),--set $(setting))
 
 lock:
 	$(PYTHON) -m venv build/lock-venv

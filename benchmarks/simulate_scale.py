@@ -31,8 +31,9 @@ import sqlalchemy as sa
 import torch
 
 from benchmarks.prefill import tables_of
+from study.attempts import Failure, write_failure
 from study.config import StudyConfig
-from study.harvest import Failure, harvest, write_failure
+from study.harvest import harvest
 from study.ledger import Ledger
 from study.names import Layout
 from study.searcher import LedgerSearcher

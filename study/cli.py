@@ -72,7 +72,9 @@ def launch(
         quiet=as_json,
     )
     for problem in outcome.tracking_problems:
-        typer.echo(f"warning: {problem}", err=True)
+        typer.echo(f"warning: not in MLflow: {problem}", err=True)
+    if outcome.tracking_problems:
+        typer.echo(f"nothing is lost: ude-study sync {config.name} writes it later", err=True)
     opened = open_study(config.name, root)
     if as_json:
         typer.echo(json.dumps(_status(opened) | {"exit_status": outcome.exit_code}))
@@ -143,6 +145,32 @@ def doctor(root: Root = ROOT, as_json: AsJson = False) -> None:
             typer.echo(f"{check.verdict:<4}  {check.name}: {check.detail}")
     if any(check.verdict == "fail" for check in checks):
         raise typer.Exit(2)
+
+
+@app.command()
+def sync(
+    study: Name,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Write every trial again, not only the missing ones.")
+    ] = False,
+    root: Root = ROOT,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild MLflow's runs of a study from the ledger and the trial folders."""
+    from study.names import Layout
+    from study.tracking import synchronize
+
+    ledger = open_study(study, root).ledger
+    written = synchronize(
+        ledger,
+        Layout.at(root),
+        os.environ.get("MLFLOW_TRACKING_URI") or None,
+        everything=everything,
+    )
+    if as_json:
+        typer.echo(json.dumps({"study": ledger.name, "written": written}))
+    else:
+        typer.echo(f"{ledger.name}: {written} trials written to MLflow")
 
 
 @app.command()

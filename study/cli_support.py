@@ -53,7 +53,13 @@ class Commands(TyperGroup):
 
 
 _WORLD = frozenset(
-    {"LedgerUnavailableError", "LeaseLostError", "PermanentEncoderError", "JobStuckError"}
+    {
+        "JobStuckError",
+        "LeaseLostError",
+        "LedgerUnavailableError",
+        "PermanentEncoderError",
+        "TrackingUnavailableError",
+    }
 )
 
 

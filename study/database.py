@@ -22,7 +22,10 @@ STORAGE_FILE_VARIABLE = "UDE_STUDY_STORAGE_FILE"
 """The same URL in a file: a mounted secret. The other variable wins."""
 
 _LOCK_SECONDS = 60
-_PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 120
+"""How long a database may be away before a driver gives up."""
+
+_CONNECT_SECONDS = 10
 
 T = TypeVar("T")
 
@@ -77,6 +80,8 @@ def connect(
     if url is None:
         url = f"sqlite:///{places.database}"
         options = {"connect_args": {"timeout": _LOCK_SECONDS}}
+    elif url.startswith("postgresql"):
+        options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         return patiently(lambda: optuna.storages.RDBStorage(url, engine_kwargs=options))
@@ -96,7 +101,7 @@ def patiently(call: Callable[[], T]) -> T:
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type((sa.exc.OperationalError, StorageInternalError)),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
-        stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
+        stop=tenacity.stop_after_delay(PATIENCE_SECONDS),
         reraise=True,
     )
     try:

@@ -25,7 +25,7 @@ _RAY = {
 _MLFLOW = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a repeated creation makes a second run: we look first
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 

@@ -1,84 +1,26 @@
 """From a trial's folder to the ledger: what a worker left there, whether or not its driver lived.
 
-A trial folder is the channel that survives any death: `result.json` means the trial is done,
-`failure.json` why it could not be.
+`result.json` means the trial is done, `failure.json` why it could not be.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
+from study.attempts import ATTEMPT, FAILURE, fence, read_failure
 from study.ledger import Ledger
+from study.meter import QUERIES, paid_queries
 from study.records import TrialRecord
 from study.trial_store import TrialStore, folder_of
 from ude_core.results import NOISE_FILE, RESULT_FILE, has_result, load_result
-from ude_core.storage import CorruptFileError, atomic_write
+from ude_core.storage import CorruptFileError
 from ude_core.types import Progress
 
 log = logging.getLogger(__name__)
 
-FAILURE, ATTEMPT = "failure.json", "attempt"
 WORKER = "worker.json"
 """Which host, process, node and GPUs the latest attempt at a trial ran on."""
-
-_REASON_LENGTH = 500
-
-
-class FencedError(RuntimeError):
-    """Another attempt at the same trial has begun since: this one may write nothing more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an attempt at a trial ended; a permanent failure is not tried again."""
-
-    reason: str
-    permanent: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One worker's claim on a trial folder. The latest claim wins; earlier ones are fenced off."""
-
-    folder: Path
-    token: str
-
-    @classmethod
-    def begin(cls, folder: Path) -> Attempt:
-        """Claim `folder`."""
-        attempt = cls(folder, uuid.uuid4().hex)
-        atomic_write(folder / ATTEMPT, attempt.token.encode())
-        return attempt
-
-    def check(self) -> None:
-        """Raise FencedError where the claim was superseded: a worker may wake up hours late."""
-        if (self.folder / ATTEMPT).read_text(encoding="utf-8") != self.token:
-            raise FencedError(f"trial {self.folder.name} is in other hands; this attempt stops")
-
-
-def write_failure(folder: Path, failure: Failure) -> None:
-    """Leave word of a failed attempt in the trial's folder."""
-    content = {"reason": failure.reason, "permanent": failure.permanent}
-    atomic_write(folder / FAILURE, json.dumps(content).encode())
-
-
-def read_failure(folder: Path) -> Failure | None:
-    """Return the word that the last failed attempt left, if any."""
-    try:
-        content = json.loads((folder / FAILURE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return Failure(reason=str(content["reason"]), permanent=bool(content["permanent"]))
-
-
-def reason_of(error: BaseException) -> str:
-    """Return one line that says what an exception was, short enough for a table."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:_REASON_LENGTH]
 
 
 def settle(ledger: Ledger, number: int, *, given_up: bool) -> TrialRecord | None:
@@ -100,10 +42,19 @@ def settle(ledger: Ledger, number: int, *, given_up: bool) -> TrialRecord | None
                 store.delete(f"{folder_of(ledger.name, number)}/{RESULT_FILE}")
     failure = read_failure(folder)
     if failure is not None and (failure.permanent or given_up):
-        return ledger.fail(number, failure.reason)
+        return ledger.fail(number, failure.reason, queries=paid_queries(folder))
     if given_up:
-        return ledger.fail(number, "the worker died without a word, as often as it was retried")
+        reason = "the worker died without a word, as often as it was retried"
+        return ledger.fail(number, reason, queries=paid_queries(folder))
     return None
+
+
+def fence_trial(ledger: Ledger, number: int) -> None:
+    """Take a trial from whoever still works on it, and let its tries be counted from the start."""
+    fence(ledger.places.trial(number))
+    store = _store_of(ledger)
+    if store is not None:
+        store.delete(f"{folder_of(ledger.name, number)}/{ATTEMPT}")
 
 
 def _store_of(ledger: Ledger) -> TrialStore | None:
@@ -115,7 +66,7 @@ def _collect(store: TrialStore, ledger: Ledger, number: int) -> None:
     """Bring a trial's files to the driver; the result comes last, as it means the trial is whole."""
     folder = ledger.places.trial(number)
     if not has_result(folder):
-        for name in (WORKER, FAILURE, NOISE_FILE, RESULT_FILE):
+        for name in (WORKER, FAILURE, QUERIES, NOISE_FILE, RESULT_FILE):
             store.get(f"{folder_of(ledger.name, number)}/{name}", folder / name)
 
 

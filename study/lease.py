@@ -21,6 +21,7 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from study.database import PATIENCE_SECONDS, patiently
 from ude_core.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -106,14 +107,16 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLostError where another driver has the study: nothing may be written then."""
-        with self._engine.connect() as connection:
-            token = connection.scalar(
-                sa.select(_leases.c.token).where(_leases.c.study == self._study)
-            )
-        if token != self._token:
+        if patiently(self._token_there) != self._token:
             self._lost.set()
             raise LeaseLostError(
                 f"study {self._study!r} was taken over by another driver; this one stops"
+            )
+
+    def _token_there(self) -> str | None:
+        with self._engine.connect() as connection:
+            return connection.scalar(
+                sa.select(_leases.c.token).where(_leases.c.study == self._study)
             )
 
     def _take(self) -> None:
@@ -163,7 +166,9 @@ class Lease:
                     )
             except SQLAlchemyError as failure:
                 log.warning("the lease was not renewed: %s", type(failure).__name__)
-                if time.monotonic() - renewed < EXPIRY:
+                # While the database is away nobody else can take the study either; and where only
+                # we cannot reach it, `check` and the fenced trial folders keep us from writing.
+                if time.monotonic() - renewed < PATIENCE_SECONDS:
                     continue
                 self._lost.set()
                 return

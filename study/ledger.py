@@ -58,9 +58,7 @@ class Ledger(OpenStudy):
         if number in self._open:
             return self._record(self._open[number])
         try:
-            return self._known.get(number) or self._record(
-                self._storage.get_trial(self._trial_id(number))
-            )
+            return self._known.get(number) or self._record(self._read(number))
         except KeyError:
             raise UserError(f"study {self.name!r} has no trial {number}") from None
 
@@ -182,7 +180,7 @@ class Ledger(OpenStudy):
         values: list[float] | None = None,
         notes: Mapping[str, Any] = MappingProxyType({}),
     ) -> TrialRecord:
-        trial = self._open.get(number) or self._storage.get_trial(self._trial_id(number))
+        trial = self._open.get(number) or self._read(number)
         ended = rows.end(
             self._storage, trial._trial_id, state, values, {RESULT: dict(content)}, notes
         )
@@ -217,9 +215,14 @@ class Ledger(OpenStudy):
     def _frozen(self) -> list[FrozenTrial]:
         return patiently(lambda: self._study.get_trials(deepcopy=False))
 
+    def _read(self, number: int) -> FrozenTrial:
+        return patiently(lambda: self._storage.get_trial(self._trial_id(number)))
+
     def _trial_id(self, number: int) -> int:
-        return self._study._storage.get_trial_id_from_study_id_trial_number(
-            self._study._study_id, number
+        return patiently(
+            lambda: self._study._storage.get_trial_id_from_study_id_trial_number(
+                self._study._study_id, number
+            )
         )
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:

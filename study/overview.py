@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 from rich.table import Table
 
+from study.attempts import reason_of
 from study.database import study_names
 from study.encoder_sections import ENCODERS
-from study.harvest import reason_of
 from study.ledger import Ledger
 from study.names import Layout
 from ude_core.errors import UserError

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -26,7 +25,7 @@ from ude_core.results import has_result, load_noise
 from ude_core.storage import atomic_write
 from ude_core.types import Interval, Measured, Progress, Undefined
 
-_METRICS_A_BATCH, _ITEMS_A_BATCH, _TAG_LENGTH = 900, 100, 5000
+_METRICS_A_BATCH, _TAG_LENGTH = 800, 5000  # at most 100 tags and 100 params beside them
 _STUDY_TAG, _TRIAL_TAG, _STATE_TAG = "ude.study", "ude.trial", "ude.state"
 _PARENT = "study"
 _STATUS: Mapping[TrialState, str] = {
@@ -61,13 +60,21 @@ class StudyRuns:
         self._experiment = self._ensure_experiment()
         self._runs: dict[str, str] = {}
         self._states: dict[str, str] = {}
+        self._described: set[str] = set()
         self._doubtful: set[str] = set()
+        self.look()
+        self._parent = self._ensure_run(_PARENT, self._parent_tags(), config.study)
+
+    def look(self) -> None:
+        """See what the server holds of this study, and delete the ghosts among it."""
+        found: dict[str, list[Run]] = {}
         for run in self._search():
-            self._remember(run)
-        self._parent = self._ensure_run(_PARENT, self._parent_tags(), config.study, None)
+            found.setdefault(run.data.tags[_TRIAL_TAG], []).append(run)
+        for runs in found.values():
+            self._adopt(runs)
 
     def states(self) -> Mapping[int, str]:
-        """Return the ledger state last recorded for each trial that has a run."""
+        """Return the ledger state last recorded whole for each trial that has a run."""
         return {int(key): state for key, state in self._states.items() if key != _PARENT}
 
     def begin(self) -> None:
@@ -80,15 +87,13 @@ class StudyRuns:
             "seed": self._config.seed,
             "trials": self._config.budget.trials,
         }
-        self._client.log_batch(
-            self._parent, tags=[RunTag(f"ude.{key}", str(value)) for key, value in facts.items()]
-        )
+        self._log(self._parent, tags={f"ude.{key}": str(value) for key, value in facts.items()})
         self._client.log_dict(self._parent, self._config.science(), "config.json")
 
     def reference(self, metrics: Mapping[str, Measured]) -> None:
         """Record ERM's metrics on the study's run, as `erm/<metric>`."""
         named = {f"erm/{name}": measured for name, measured in metrics.items()}
-        self._log_metrics(self._parent, list(_interval_metrics(named, timestamp=0)))
+        self._log(self._parent, metrics=list(_interval_metrics(named, timestamp=0)))
 
     def started(self, assignment: Assignment) -> None:
         """Open the run of a trial, or the one it had before it was interrupted."""
@@ -103,7 +108,7 @@ class StudyRuns:
         """Record one epoch of a trial's curve."""
         run = self._runs.get(trial_name(number))
         if run is not None:
-            self._log_metrics(run, list(_curve_metrics([progress], started)))
+            self._log(run, metrics=list(_curve_metrics([progress], started)))
 
     def finished(self, record: TrialRecord, curve: Sequence[Progress]) -> None:
         """Record everything of a finished trial, and close its run."""
@@ -119,22 +124,26 @@ class StudyRuns:
             for name, measured in record.metrics.items()
             if isinstance(measured, Undefined)
         )
-        facts = {"outcome": record.outcome, "reason": record.reason, "undefined": undefined}
+        facts = {
+            "ude.outcome": record.outcome,
+            "ude.reason": record.reason,
+            "ude.undefined": undefined,
+        }
+        tags = {name: text[:_TAG_LENGTH] for name, text in facts.items() if text}
         try:
             if has_result(record.folder):
                 picture = record.folder / "noise.png"
                 atomic_write(picture, png_bytes(noise_map(load_noise(record.folder))))
                 self._client.log_artifact(run, str(picture))
-            tags = [RunTag(f"ude.{k}", v[:_TAG_LENGTH]) for k, v in facts.items() if v]
-            # The state goes last, which a batch keeps to: without it the next launch records this
-            # trial again.
-            self._log_metrics(run, metrics, tags=[*tags, RunTag(_STATE_TAG, record.state)])
-            self._states[trial_name(record.number)] = record.state
+            # The state goes last: without it the next launch records this trial again.
+            self._log(run, metrics=metrics, tags={**tags, _STATE_TAG: record.state})
         finally:
             self._client.set_terminated(run, _STATUS[record.state], end_time=timestamp)
+        self._states[trial_name(record.number)] = record.state
 
     def end(self, *, complete: bool) -> None:
         """Close the study's run, and those of trials that were interrupted."""
+        self.look()
         for key, state in self._states.items():
             if key != _PARENT and state == "running":
                 self._client.set_terminated(self._runs[key], "KILLED")
@@ -168,35 +177,44 @@ class StudyRuns:
             if not token:
                 return
 
-    def _remember(self, run: Run) -> str:
-        key = run.data.tags[_TRIAL_TAG]
+    def _adopt(self, runs: Sequence[Run]) -> str:
+        """Take one of a key's runs, the one in use or else the oldest, and delete the others.
+
+        Others are there where a run was made and the reply was lost, or came after we had given up.
+        """
+        key = runs[0].data.tags[_TRIAL_TAG]
+        used = self._runs.get(key)
+        run, *ghosts = sorted(
+            runs, key=lambda one: (one.info.run_id != used, one.info.start_time, one.info.run_id)
+        )
+        for ghost in ghosts:
+            self._client.set_terminated(ghost.info.run_id, "KILLED")
+            self._client.delete_run(ghost.info.run_id)
         self._runs[key] = run.info.run_id
-        state = run.data.tags.get(_STATE_TAG)
-        self._states[key] = state or ("running" if run.info.status == "RUNNING" else "interrupted")
+        state = run.data.tags.get(_STATE_TAG, "interrupted")
+        self._states[key] = "running" if run.info.status == "RUNNING" else state
         return str(run.info.run_id)
 
-    def _ensure_run(
-        self, key: str, tags: Mapping[str, str], name: str, start_time: int | None
-    ) -> str:
+    def _ensure_run(self, key: str, tags: Mapping[str, str], name: str) -> str:
         if key in self._runs:
             return self._runs[key]
         if key in self._doubtful:  # its creation may have been done and its reply lost
-            for run in self._search(key):
-                return self._remember(run)
+            found = list(self._search(key))
+            if found:
+                return self._adopt(found)
         self._doubtful.add(key)
-        run = self._client.create_run(
-            self._experiment, start_time=start_time, run_name=name, tags=dict(tags)
-        )
-        return self._remember(run)
+        run = self._client.create_run(self._experiment, run_name=name, tags=dict(tags))
+        return self._adopt([run])
 
     def _trial_run(self, number: int, params: Parameters) -> str:
         key = trial_name(number)
-        known = key in self._runs
+        if key in self._described:
+            return self._runs[key]
         tags = {_STUDY_TAG: self._config.name, _TRIAL_TAG: key, "mlflow.parentRunId": self._parent}
-        run = self._ensure_run(key, tags, f"trial {key}", None)
-        if not known:
-            method = {**asdict(method_of(self._config, params)), "trial": number}
-            self._log_params(run, method)
+        run = self._ensure_run(key, tags, f"trial {key}")
+        method = {**asdict(method_of(self._config, params)), "trial": number}
+        self._log(run, params={name: str(value) for name, value in method.items()})
+        self._described.add(key)
         return run
 
     def _parent_tags(self) -> dict[str, str]:
@@ -208,19 +226,21 @@ class StudyRuns:
             "mlflow.note.content": note.strip(),
         }
 
-    def _log_params(self, run: str, values: Mapping[str, Any]) -> None:
-        params = [Param(name, str(value)) for name, value in values.items()]
-        for start in range(0, len(params), _ITEMS_A_BATCH):
-            self._client.log_batch(run, params=params[start : start + _ITEMS_A_BATCH])
-
-    def _log_metrics(
-        self, run: str, metrics: Sequence[Metric], tags: Sequence[RunTag] = ()
+    def _log(
+        self,
+        run: str,
+        *,
+        metrics: Sequence[Metric] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Write metrics, and `tags` after the last of them."""
-        full = max(0, len(metrics) - 1) // _METRICS_A_BATCH * _METRICS_A_BATCH
-        for start in range(0, full, _METRICS_A_BATCH):
+        """Write in as few requests as the server's limits allow; tags go with the last."""
+        kept = [Param(name, value) for name, value in (params or {}).items()]
+        marks = [RunTag(name, value) for name, value in (tags or {}).items()]
+        whole = len(metrics) // _METRICS_A_BATCH * _METRICS_A_BATCH
+        for start in range(0, whole, _METRICS_A_BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + _METRICS_A_BATCH])
-        self._client.log_batch(run, metrics=metrics[full:], tags=tags)
+        self._client.log_batch(run, metrics=metrics[whole:], params=kept, tags=marks)
 
 
 def _interval_metrics(metrics: Mapping[str, Measured], timestamp: int) -> Iterator[Metric]:

@@ -18,14 +18,17 @@ from study.query_budget import QueryBudget
 from study.records import Assignment
 from study.room import has_room
 
+LOSSES = 20
+"""How many workers a trial may lose in one launch; `attempts.TRIES` is the finer bound."""
+
 
 class LedgerSearcher(Searcher):
     """Hands out `resumed` trials first, then new ones, `remaining` in all, `concurrency` at once.
 
-    What Tune reports of a trial's end is only the signal to look into its folder. A trial whose
-    attempt failed is handed out again, `retries` times an epoch at most, as a new trial of Tune's:
-    of its own retries Tune skips all where one death of a worker reaches it twice.
-    Where there is nothing more to hand out, the reason is kept in the ledger as the study's `ending`.
+    What Tune reports of a trial's end is only the signal to look into its folder. A trial that lost
+    its worker is handed out again from here, as a new trial of Tune's: its own retries leave out a
+    worker that dies between two trials, and one whose single death reaches it twice. Where there is
+    nothing more to hand out, the reason is kept in the ledger as the study's `ending`.
     """
 
     def __init__(
@@ -38,7 +41,6 @@ class LedgerSearcher(Searcher):
         concurrency: int,
         observers: Sequence[Observer] = (),
         stop: threading.Event | None = None,
-        retries: int = 0,
         budget: QueryBudget | None = None,
     ) -> None:
         super().__init__()
@@ -49,11 +51,9 @@ class LedgerSearcher(Searcher):
         self._concurrency = concurrency
         self._observers = tuple(observers)
         self._stop = stop or threading.Event()
-        self._retries = retries
-        self._failures: Counter[int] = Counter()
-        self._reached: Counter[int] = Counter()
         self._live: dict[str, Assignment] = {}
         self._budget = budget
+        self._losses: Counter[int] = Counter()
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Tell Tune that this searcher limits itself, so that none of its state is copied."""
@@ -66,12 +66,11 @@ class LedgerSearcher(Searcher):
         """Return the next trial as `{number, params, seed}`, None to wait, or FINISHED."""
         if not has_room(self._ledger.places.folder):
             self._stop.set()
-        if self._stop.is_set():
+        exhausted = not self._resumed and self._remaining <= 0
+        if self._stop.is_set() or (exhausted and not self._live):
             return str(Searcher.FINISHED)
-        if not (self._resumed or self._remaining > 0):
-            return None if self._live and self._retries else str(Searcher.FINISHED)
-        if len(self._live) >= self._concurrency:
-            return None
+        if exhausted or len(self._live) >= self._concurrency:
+            return None  # one that runs may yet lose its worker
         if self._resumed:
             assignment = self._resumed.popleft()
         else:
@@ -111,31 +110,27 @@ class LedgerSearcher(Searcher):
         """Pass an epoch on to the observers."""
         assignment, progress = self._live.get(trial_id), result.get("progress")
         if assignment is not None and progress is not None:
-            self._note_progress(assignment.number, int(progress["epoch"]))
             for observer in self._observers:
                 observer.epoch(assignment.number, progress)
-
-    def _note_progress(self, number: int, epoch: int) -> None:
-        """Forgive a trial its failures once it got further: nodes may come and go for days."""
-        if epoch > self._reached[number]:
-            self._reached[number] = epoch
-            self._failures[number] = 0
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Close the trial in the ledger, unless it was only interrupted."""
+        """Close the trial in the ledger, or queue it again where its worker was lost.
+
+        One that was interrupted stays open.
+        """
         assignment = self._live.pop(trial_id, None)
         if assignment is None:
             return
         number = assignment.number
         self._lease.check()
-        self._failures[number] += error
-        again = error and self._failures[number] <= self._retries
         # Without room on the disk every trial would fail: they stay open for a later launch.
-        given_up = error and not again and has_room(self._ledger.places.folder)
+        lost = error and has_room(self._ledger.places.folder)
+        given_up = lost and self._losses[number] >= LOSSES
         record = settle(self._ledger, number, given_up=given_up)
-        if record is None and again:
+        if record is None and lost:
+            self._losses[number] += 1
             self._resumed.append(assignment)
         if record is not None:
             if self._budget is not None:

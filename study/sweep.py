@@ -15,7 +15,7 @@ from types import FrameType
 
 from study.config import StudyConfig
 from study.environment import prepare_ray
-from study.harvest import harvest
+from study.harvest import fence_trial, harvest
 from study.lease import Lease, LeaseLostError
 from study.ledger import Ledger
 from study.materials import load_materials
@@ -27,7 +27,7 @@ from study.plan import plan_study
 from study.progress import ProgressView
 from study.query_budget import QueryBudget
 from study.reachable import refuse_unreachable
-from study.room import check_room
+from study.room import check_room, make_root
 from study.spaces import check_batches, method_of
 from study.tracking import Tracker
 from study.trial_store import TrialStore
@@ -122,7 +122,7 @@ def launch(
     driver, changed data. Trials that fail do not raise: see `Outcome`.
     """
     layout = Layout.at(root)
-    check_room(layout.root)
+    make_root(layout.root)
     interruption = Interruption()
     ledger = Ledger.create_or_open(config, layout.root, storage)
     tracker = Tracker(ledger, layout, tracking_uri)
@@ -166,6 +166,8 @@ def _bring_to_target(
     if address is not None:
         refuse_unreachable(address)
     package, budget = _prepare(ledger, layout)
+    for assignment in resumed:
+        fence_trial(ledger, assignment.number)
     tracker.start()
     prepare_ray()
     from study.tuning import run_trials  # imports Ray: seconds

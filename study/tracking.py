@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from study.attempts import reason_of
 from study.environment import prepare_mlflow
-from study.harvest import curve_of, reason_of
+from study.harvest import curve_of
 from study.ledger import Ledger
 from study.names import Layout
 from study.records import Assignment, TrialRecord
-from ude_core.types import Measured, Progress
+from ude_core.types import Progress
 
 if TYPE_CHECKING:
     from study.runs import StudyRuns
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 _BACKLOG = 2000
 _LONGEST_PAUSE = 15.0
 _LAST_CHANCE = 60.0
+_REASON_LENGTH = 160
 _PERMANENT = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"})
 
 
@@ -38,52 +40,46 @@ class _Task:
 class Tracker:
     """Records a study in MLflow, in order, in the background.
 
-    A write that fails is repeated until it succeeds or the study ends. What could not be written
-    is returned by `close`, and made up for by the next launch, from the ledger.
+    A write that fails is repeated until it succeeds or the study ends. While MLflow is away, at most
+    `_BACKLOG` writes wait in memory: what comes on top is left out, and taken from the ledger and
+    the trial folders once MLflow has caught up. What could not be written by the end is returned by
+    `close`, and made up for by the next launch or by `synchronize`.
     """
 
     def __init__(self, ledger: Ledger, layout: Layout, uri: str | None = None) -> None:
         self._ledger = ledger
-        self._config = ledger.config
         self._layout = layout
         self._uri = uri
         self._tasks: queue.Queue[_Task | None] = queue.Queue()
         self._deadline: float | None = None
         self._closing = threading.Event()
-        self._problems: list[str] = []
+        self._left_out = threading.Event()
+        self._lock = threading.Lock()
+        self._problems: dict[str, str] = {}
         self._began: dict[int, datetime | None] = {}
         self._runs: StudyRuns | None = None
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
     def start(self) -> None:
         """Begin to record, with what earlier launches left unrecorded."""
-        records = [record for record in self._ledger.trials() if record.finished]
-        reference = self._ledger.reference
         self._put("the study", lambda runs: runs.begin())
-        if reference:
-            self.reference(reference)
-        self._put("earlier trials", lambda runs: _catch_up(runs, records))
+        self._put("earlier trials", self._catch_up)
         self._thread.start()
-
-    def reference(self, metrics: Mapping[str, Measured]) -> None:
-        """Record ERM's metrics."""
-        self._put("the reference", lambda runs: runs.reference(metrics))
 
     def started(self, assignment: Assignment) -> None:
         """Open a trial's run."""
         self._began[assignment.number] = self._ledger.trial(assignment.number).started
-        self._put(f"trial {assignment.number}", lambda runs: runs.started(assignment))
+        self._offer(f"trial {assignment.number}", lambda runs: runs.started(assignment))
 
     def epoch(self, number: int, progress: Mapping[str, Any]) -> None:
-        """Record an epoch; left out while MLflow is behind, since `finished` brings the curve."""
-        if self._tasks.qsize() < _BACKLOG:
-            value = Progress(**progress)
-            began = self._began.get(number)
-            self._put(f"trial {number}", lambda runs: runs.epoch(number, value, began))
+        """Record an epoch."""
+        value, began = Progress(**progress), self._began.get(number)
+        self._offer(f"trial {number}", lambda runs: runs.epoch(number, value, began))
 
     def finished(self, record: TrialRecord) -> None:
         """Record a finished trial and close its run."""
-        self._put(
+        self._began.pop(record.number, None)
+        self._offer(
             f"trial {record.number}", lambda runs: runs.finished(record, curve_of(record.folder))
         )
 
@@ -94,23 +90,41 @@ class Tracker:
         """
         if not self._thread.is_alive():
             return ()
+        self._put_left_out()
         self._put("the end", lambda runs: runs.end(complete=complete))
         self._deadline = time.monotonic() + _LAST_CHANCE
         self._tasks.put(None)
         self._closing.set()
         self._thread.join(timeout=2 * _LAST_CHANCE)
         if self._thread.is_alive():
-            self._problems.append("MLflow did not answer until the end")
-        return tuple(self._problems)
+            self._problems["MLflow"] = "did not answer until the end"
+        return tuple(f"{what}: {reason}" for what, reason in self._problems.items())
+
+    def _offer(self, what: str, write: Callable[[StudyRuns], None]) -> None:
+        if self._tasks.qsize() < _BACKLOG:
+            self._put(what, write)
+        else:
+            self._left_out.set()
 
     def _put(self, what: str, write: Callable[[StudyRuns], None]) -> None:
         self._tasks.put(_Task(what, write))
+
+    def _put_left_out(self) -> None:
+        with self._lock:  # else the end could slip in between
+            if self._left_out.is_set():
+                self._left_out.clear()
+                self._put("what was left out", self._catch_up)
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             problem = self._persist(task)
             if problem is not None:
-                self._problems.append(problem)
+                self._problems[task.what] = problem
+            elif self._tasks.empty():
+                self._put_left_out()
+
+    def _catch_up(self, runs: StudyRuns) -> None:
+        catch_up(runs, self._ledger)
 
     def _persist(self, task: _Task) -> str | None:
         """Do `task`, again and again; return why it was given up."""
@@ -119,13 +133,13 @@ class Tracker:
             try:
                 task.write(self._connected())
             except Exception as error:  # noqa: BLE001  a study goes on whatever its window does
-                reason = f"{task.what}: {reason_of(error)}"
+                reason = reason_of(error)[:_REASON_LENGTH]
                 if getattr(error, "error_code", None) in _PERMANENT:
-                    log.warning("not recorded in MLflow: %s", reason)
+                    log.warning("not recorded in MLflow: %s: %s", task.what, reason)
                     return reason
                 if self._deadline is not None and time.monotonic() >= self._deadline:
                     return reason
-                log.info("MLflow: %s; trying again", reason)
+                log.info("MLflow: %s: %s; trying again", task.what, reason)
             else:
                 return None
             if self._deadline is None:
@@ -136,16 +150,60 @@ class Tracker:
 
     def _connected(self) -> StudyRuns:
         if self._runs is None:
-            prepare_mlflow()
-            from study.runs import StudyRuns  # imports MLflow: seconds
-
-            self._runs = StudyRuns(self._config, self._layout, self._uri)
+            self._runs = connect_runs(self._ledger, self._layout, self._uri)
         return self._runs
 
 
-def _catch_up(runs: StudyRuns, records: list[TrialRecord]) -> None:
-    """Record the finished trials that an earlier launch could not."""
-    recorded = runs.states()
-    for record in records:
-        if recorded.get(record.number) != record.state:
-            runs.finished(record, curve_of(record.folder))
+def connect_runs(ledger: Ledger, layout: Layout, uri: str | None) -> StudyRuns:
+    """Return the study's runs in MLflow. Raises what MLflow raises where it is away."""
+    prepare_mlflow()
+    from study.runs import StudyRuns  # imports MLflow: seconds
+
+    return StudyRuns(ledger.config, layout, uri)
+
+
+def catch_up(runs: StudyRuns, ledger: Ledger, *, everything: bool = False) -> int:
+    """Record ERM and the finished trials that MLflow lacks, or all; return how many trials.
+
+    ERM goes first: pages that compare with it find it as soon as they find a trial.
+    """
+    reference = ledger.reference
+    if reference:
+        runs.reference(reference)
+    recorded = {} if everything else runs.states()
+    missing = [
+        record
+        for record in ledger.trials()
+        if record.finished and recorded.get(record.number) != record.state
+    ]
+    for record in missing:
+        runs.finished(record, curve_of(record.folder))
+    return len(missing)
+
+
+def synchronize(
+    ledger: Ledger, layout: Layout, uri: str | None = None, *, everything: bool = False
+) -> int:
+    """Make MLflow tell what the ledger tells, in an empty or half-filled server; idempotent.
+
+    Returns how many trials were written. Nothing is left RUNNING. Raises StudyBusyError while a
+    driver runs the study, since that records it itself, and TrackingUnavailableError where MLflow
+    does not answer.
+    """
+    with ledger.lease():
+        try:
+            runs = connect_runs(ledger, layout, uri)
+            runs.begin()
+            written = catch_up(runs, ledger, everything=everything)
+            ended = sum(record.finished for record in ledger.trials())
+            runs.end(complete=ended >= ledger.config.budget.trials)
+        except Exception as error:  # noqa: BLE001  MLflow and requests raise a dozen unrelated kinds
+            raise TrackingUnavailableError(
+                f"study {ledger.name!r} was not written to MLflow whole ({reason_of(error)}); "
+                "nothing is lost: sync again when it answers"
+            ) from None
+    return written
+
+
+class TrackingUnavailableError(RuntimeError):
+    """MLflow did not take what it was given. The ledger holds all of it."""

@@ -11,22 +11,38 @@ from typing import Any
 import ray
 from ray import tune
 
+from study.attempts import (
+    Failure,
+    FencedError,
+    GivenUpError,
+    read_failure,
+    reason_of,
+    write_failure,
+)
 from study.config import StudyConfig
 from study.crew import RayCrew
-from study.harvest import Failure, FencedError, reason_of, write_failure
+from study.materials import Materials
+from study.meter import MeteredEncoder
 from study.names import Layout
 from study.package import Package, worker_materials
 from study.spaces import method_of
 from study.trial_files import SharedFiles, StoredFiles, TrialFiles, write_worker
 from study.trial_store import TrialStore
+from ude_core.batching import is_out_of_memory
 from ude_core.errors import EncoderMemoryError, PermanentEncoderError, UserError
 from ude_core.results import save_result
 from ude_core.runtime import prepare_process
 from ude_core.trial import CHECKPOINT, PREVIOUS, Trial
 from ude_core.types import Progress
 
-CHECKPOINT_SECONDS = 2.0
-"""How much of a trial a killed worker may have to repeat, beside the iteration it is in."""
+CHECKPOINT_SECONDS = 0.25
+"""How much of a trial a killed worker may have to repeat, beside the epoch it is in."""
+
+CHECKPOINT_SHARE = 0.03
+"""The share of a worker's time that checkpoints may take: on slow storage they come less often."""
+
+LONGEST_SECONDS = 1.0
+"""However slow the storage, a checkpoint comes after this long."""
 
 STORED_CHECKPOINT_SECONDS = 15.0
 """The same where a checkpoint travels to a store."""
@@ -50,29 +66,31 @@ class WorkerOrder:
 class NoiseTrainable(tune.Trainable):
     """Tune's face of a trial.
 
-    `setup` loads cohort, encoder and assets once a process; each trial then only swaps its
-    parameters. Checkpoints and results go to the trial's own folder, not through Tune: a later
-    launch reads them without Tune, and no pickle is involved.
+    Cohort, encoder and assets are loaded once a process; each trial then only swaps its parameters.
+    Checkpoints and results go to the trial's own folder, not through Tune: a later launch reads
+    them without Tune, and no pickle is involved.
     """
 
     def setup(  # type: ignore[override]
         self, config: dict[str, Any], order: WorkerOrder
     ) -> None:
-        """Load what all trials share."""
+        """Take the first trial; what all trials share is loaded with its first step."""
         self._config = StudyConfig.model_validate_json(order.config)
         prepare_process(self._config.resources.cpus_per_trial)
-        layout = Layout.at(order.root)
-        self._places = layout.study(self._config.name)
+        self._layout = Layout.at(order.root)
+        self._package = order.package
+        self._places = self._layout.study(self._config.name)
         url = self._config.resources.trial_store
         self._store = TrialStore.open(url) if url is not None else None
         shared = self._config.resources.workers_per_trial > 1
-        self._crew = RayCrew(self._config, layout.cache, order.package) if shared else None
-        self._materials = worker_materials(self._config, order.package, layout.cache)
+        self._crew = RayCrew(self._config, self._layout.cache, order.package) if shared else None
+        self._materials: Materials | None = None
+        self._encoder: MeteredEncoder
         self._choose(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial into the same process."""
-        self._files.close()
+        self._let_go()
         self._choose(new_config)
         return True
 
@@ -82,12 +100,16 @@ class NoiseTrainable(tune.Trainable):
             return self._step()
         except FencedError as error:
             return {"done": True, "note": str(error)}
-        except (UserError, PermanentEncoderError, EncoderMemoryError) as error:
-            self._leave_word(Failure(reason_of(error), permanent=True))
-            return {"done": True, "note": reason_of(error)}
+        except GivenUpError as error:
+            return self._fail(str(error))
+        except (UserError, PermanentEncoderError) as error:
+            return self._fail(reason_of(error))
         except Exception as error:
-            # Tune tries again, a bounded number of times; the word left here outlives this process.
-            self._leave_word(Failure(reason_of(error), permanent=False))
+            memory = is_out_of_memory(error) or isinstance(error, EncoderMemoryError)
+            if memory and self._frugal:
+                return self._fail(f"{reason_of(error)} (again, in batches half as large)")
+            # It is tried again in a new process; the word left here outlives this one.
+            self._leave_word(Failure(reason_of(error), permanent=False, out_of_memory=memory))
             raise
 
     def cleanup(self) -> None:
@@ -96,7 +118,7 @@ class NoiseTrainable(tune.Trainable):
             with contextlib.suppress(FencedError):
                 self._checkpoint()
         finally:
-            self._files.close()
+            self._let_go()
             if self._crew is not None:
                 self._crew.close()
 
@@ -109,12 +131,17 @@ class NoiseTrainable(tune.Trainable):
         """Continue from a state that Tune kept."""
         self._begin().restore(Path(checkpoint))
 
+    def _fail(self, reason: str) -> dict[str, Any]:
+        self._leave_word(Failure(reason, permanent=True))
+        return {"done": True, "note": reason}
+
     def _choose(self, config: dict[str, Any]) -> None:
         self._number = int(config["number"])
         self._seed = int(config["seed"])
         self._params = dict(config["params"])
         self._trial: Trial | None = None
-        self._saved = 0.0
+        self._frugal = False
+        self._saved = self._save_seconds = 0.0
         self._files: TrialFiles = (
             SharedFiles(self._places.trial(self._number))
             if self._store is None
@@ -123,22 +150,35 @@ class NoiseTrainable(tune.Trainable):
         self._folder = self._files.folder
 
     def _begin(self) -> Trial:
-        self._files.begin()
+        token = self._files.begin()
         write_worker(self._folder, _where())
+        failure = read_failure(self._folder)
+        self._frugal = failure is not None and failure.out_of_memory
+        if self._materials is None:
+            self._materials = worker_materials(self._config, self._package, self._layout.cache)
+            self._encoder = MeteredEncoder(self._materials.encoder)
+        materials = self._materials
+        self._encoder.open(self._folder, token[:8], frugal=self._frugal)
         method = method_of(self._config, self._params)
         trial = Trial(
             method,
-            self._materials.cohort,
-            self._materials.encoder,
-            self._materials.assets,
+            materials.cohort,
+            self._encoder,
+            materials.assets,
             self._seed,
-            self._materials.prior(method),
+            materials.prior(method),
             self._crew,
         )
         trial.restore(self._folder)
+        self._files.reached(trial.iteration)
         self._trial = trial
         self._saved = time.monotonic()
         return trial
+
+    def _let_go(self) -> None:
+        if self._materials is not None:
+            self._encoder.close()
+        self._files.close()
 
     def _step(self) -> dict[str, Any]:
         if self._files.done():
@@ -146,25 +186,33 @@ class NoiseTrainable(tune.Trainable):
         trial = self._trial or self._begin()
         if not trial.finished:
             progress = _advance(trial, step_seconds(self._config.resources.workers))
-            pause = CHECKPOINT_SECONDS if self._store is None else STORED_CHECKPOINT_SECONDS
-            if trial.finished or time.monotonic() - self._saved >= pause:
+            if trial.finished or self._due():
                 self._checkpoint()
             return {"done": False, "progress": asdict(progress) if progress else None}
         result = trial.result()
         self._files.check()
         save_result(result, self._folder)
         self._trial = None
+        self._encoder.close()
         for name in (CHECKPOINT, PREVIOUS):
             (self._folder / name).unlink(missing_ok=True)
         self._files.publish()
         return {"done": True}
 
+    def _due(self) -> bool:
+        pause = min(LONGEST_SECONDS, max(CHECKPOINT_SECONDS, self._save_seconds / CHECKPOINT_SHARE))
+        if self._store is not None:
+            pause = STORED_CHECKPOINT_SECONDS
+        return time.monotonic() - self._saved >= pause
+
     def _checkpoint(self) -> None:
         if self._trial is not None:
+            began = time.monotonic()
             self._files.check()
             self._trial.save(self._folder)
             self._files.publish()
             self._saved = time.monotonic()
+            self._save_seconds = self._saved - began
 
     def _leave_word(self, failure: Failure) -> None:
         write_failure(self._folder, failure)

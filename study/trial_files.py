@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from study.harvest import ATTEMPT, WORKER, Attempt, FencedError
+from study.attempts import ATTEMPT, Attempt, FencedError, token_of
+from study.harvest import WORKER
 from study.names import trial_name
 from study.trial_store import TrialStore, folder_of
 from ude_core.results import RESULT_FILE, has_result
@@ -28,8 +29,11 @@ class TrialFiles(Protocol):
     def done(self) -> bool:
         """Whether a result is there already."""
 
-    def begin(self) -> None:
-        """Claim the trial, with all that earlier attempts left in `folder`."""
+    def begin(self) -> str:
+        """Claim the trial, with all that earlier attempts left in `folder`; return the claim's token."""
+
+    def reached(self, iteration: int) -> None:
+        """Say at which local iteration the trial was found. Raises GivenUpError, see `Attempt`."""
 
     def check(self) -> None:
         """Raise FencedError where another attempt has claimed the trial since."""
@@ -51,9 +55,14 @@ class SharedFiles:
     def done(self) -> bool:
         return has_result(self.folder)
 
-    def begin(self) -> None:
+    def begin(self) -> str:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._attempt = Attempt.begin(self.folder)
+        return self._attempt.token
+
+    def reached(self, iteration: int) -> None:
+        if self._attempt is not None:
+            self._attempt = self._attempt.reached(iteration)
 
     def check(self) -> None:
         if self._attempt is not None:
@@ -74,27 +83,30 @@ class StoredFiles:
         self._name = folder_of(study, number)
         self.folder = Path(tempfile.mkdtemp(prefix=f"ude-{study}-{trial_name(number)}-"))
         self._published: dict[str, tuple[int, int]] = {}
-        self._token: bytes | None = None
+        self._attempt: Attempt | None = None
 
     def done(self) -> bool:
         return self._store.size(f"{self._name}/{RESULT_FILE}") is not None
 
-    def begin(self) -> None:
+    def begin(self) -> str:
         for name in self._store.names(self._name):
             if self._store.get(f"{self._name}/{name}", self.folder / name):
                 self._published[name] = _version(self.folder / name)
-        Attempt.begin(self.folder)
-        self._token = (self.folder / ATTEMPT).read_bytes()
-        self._store.put(self.folder / ATTEMPT, f"{self._name}/{ATTEMPT}")
-        self._published[ATTEMPT] = _version(self.folder / ATTEMPT)
+        self._attempt = Attempt.begin(self.folder)
+        self._put_claim()
+        return self._attempt.token
+
+    def reached(self, iteration: int) -> None:
+        if self._attempt is not None:
+            self._attempt = self._attempt.reached(iteration)
+            self._put_claim()
 
     def check(self) -> None:
-        if self._token is None:
+        if self._attempt is None:
             return
         with tempfile.TemporaryDirectory() as folder:
-            claim = Path(folder) / ATTEMPT
-            known = self._store.get(f"{self._name}/{ATTEMPT}", claim)
-            if not known or claim.read_bytes() != self._token:
+            self._store.get(f"{self._name}/{ATTEMPT}", Path(folder) / ATTEMPT)
+            if token_of(Path(folder)) != self._attempt.token:
                 raise FencedError(f"trial {self._name} is in other hands; this attempt stops")
 
     def publish(self) -> None:
@@ -107,6 +119,10 @@ class StoredFiles:
         for name in self._published.keys() - names:
             self._store.delete(f"{self._name}/{name}")
             del self._published[name]
+
+    def _put_claim(self) -> None:
+        self._store.put(self.folder / ATTEMPT, f"{self._name}/{ATTEMPT}")
+        self._published[ATTEMPT] = _version(self.folder / ATTEMPT)
 
     def close(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

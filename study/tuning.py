@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -22,25 +23,25 @@ from study.package import Package
 from study.query_budget import QueryBudget
 from study.records import Assignment
 from study.resources import Resources
+from study.room import has_room
 from study.searcher import LedgerSearcher
 from study.trainable import NoiseTrainable, WorkerOrder
 
-_RETRIES = 3
-
 
 class _StopAll(Stopper):
-    """Ends the run once it was interrupted, or once another driver took the study."""
+    """Ends the run once it was interrupted, the storage is full or gone, or the study was taken."""
 
-    def __init__(self, stop: threading.Event, lease: Lease) -> None:
+    def __init__(self, stop: threading.Event, lease: Lease, folder: Path) -> None:
         self._stop = stop
         self._lease = lease
+        self._folder = folder
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
         """Return whether every trial is to checkpoint and stop now."""
-        return self._stop.is_set() or not self._lease.held
+        return self._stop.is_set() or not self._lease.held or not has_room(self._folder)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its settings to a file that nobody reads
@@ -77,7 +78,6 @@ def run_trials(
         concurrency=concurrency,
         observers=observers,
         stop=stop,
-        retries=_RETRIES,
         budget=budget,
     )
     places = ledger.places
@@ -97,7 +97,7 @@ def run_trials(
             placed,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                num_samples=-1,
+                num_samples=-1,  # the searcher says when it is enough
                 max_concurrent_trials=concurrency,
                 reuse_actors=True,
                 trial_name_creator=_name_of,
@@ -106,7 +106,7 @@ def run_trials(
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=_tune_storage(ledger),
-                stop=_StopAll(stop, lease),
+                stop=_StopAll(stop, lease, places.folder),
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False

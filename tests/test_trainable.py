@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from lone_worker import handed_out, run_to_end, worker
 from small_study import QUICK
 
 from study import trainable as trainable_module
+from study.attempts import Attempt, read_failure
 from study.config import StudyConfig, load_space
-from study.harvest import Attempt, read_failure
 from study.ledger import Ledger
-from study.trainable import NoiseTrainable, WorkerOrder
 from ude_core.errors import PermanentEncoderError
 from ude_core.results import has_result, load_noise
 from ude_core.trial import CHECKPOINT, Trial
@@ -34,30 +33,6 @@ def ledger(config: StudyConfig, root: Path) -> Iterator[Ledger]:
     ledger = Ledger.create_or_open(config, root)
     yield ledger
     ledger.close()
-
-
-def handed_out(ledger: Ledger) -> dict[str, Any]:
-    assignment = ledger.ask()
-    return {
-        "number": assignment.number,
-        "params": dict(assignment.params),
-        "seed": assignment.seed,
-    }
-
-
-def worker(config: StudyConfig, root: Path, trial: dict[str, Any]) -> NoiseTrainable:
-    """A worker without its actor."""
-    made = NoiseTrainable.__new__(NoiseTrainable)
-    order = WorkerOrder(config=config.model_dump_json(by_alias=True), root=str(root))
-    made.setup(trial, order)
-    return made
-
-
-def run_to_end(one: NoiseTrainable) -> list[dict[str, Any]]:
-    said = [one.step()]
-    while not said[-1]["done"]:
-        said.append(one.step())
-    return said
 
 
 def test_a_worker_runs_one_trial_after_another(
@@ -106,23 +81,25 @@ def test_a_stopped_trial_continues_to_the_same_noise(
 
 
 def test_an_attempt_that_was_superseded_writes_nothing(
-    config: StudyConfig, root: Path, ledger: Ledger
+    config: StudyConfig, root: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trainable_module, "CHECKPOINT_SECONDS", 0.0)
     trial = handed_out(ledger)
     folder = ledger.places.trial(trial["number"])
     asleep = worker(config, root, trial)
     asleep.step()
+    kept = (folder / CHECKPOINT).read_bytes()
     Attempt.begin(folder)
     said = run_to_end(asleep)
     assert "in other hands" in said[-1]["note"]
     asleep.cleanup()
     assert not has_result(folder)
-    assert not (folder / CHECKPOINT).exists()
+    assert (folder / CHECKPOINT).read_bytes() == kept
 
 
 @pytest.mark.parametrize(
     ("error", "permanent"),
-    [(PermanentEncoderError("401"), True), (OSError("the disk"), False), (MemoryError(), False)],
+    [(PermanentEncoderError("401"), True), (OSError("the disk"), False)],
 )
 def test_a_failure_leaves_word_and_says_whether_to_try_again(
     config: StudyConfig,

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from small_study import QUICK, RESULT
 
+from study.attempts import FAILURE, Failure, FencedError, write_failure
 from study.config import StudyConfig, load_space
-from study.harvest import FAILURE, Failure, FencedError, settle, write_failure
+from study.harvest import settle
 from study.ledger import Ledger
 from study.materials import load_materials
 from study.node_cache import SharedFile, fetch, fetch_once, publish

@@ -16,7 +16,13 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+_MEMORY_WORDS = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "alloc_failed",
+    "could not create a primitive",  # oneDNN, where it has no memory left for its code
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -70,6 +70,11 @@ class Trial:
         """Whether the noise is learnt; `result` may be asked for."""
         return self.learner.finished
 
+    @property
+    def iteration(self) -> int:
+        """How many local iterations are behind it."""
+        return self.learner.iteration
+
     def advance(self) -> Progress:
         """Learn to the end of the epoch and return what it came to."""
         while True:
