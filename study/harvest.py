@@ -1,7 +1,7 @@
 """From a trial's folder to the ledger: what a worker left there, whether or not its driver lived.
 
 A trial folder is the channel that survives any death: `result.json` means the trial is done,
-`failure.json` why it could not be.
+`pruned.json` that it was stopped early, `failure.json` why it could not be.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from pathlib import Path
 
 from study.ledger import Ledger
 from study.records import TrialRecord
+from study.rung_records import read_pruned, read_rungs
 from ude_core.results import has_result, load_result
 from ude_core.storage import CorruptFileError, atomic_write
+from ude_core.trial import CHECKPOINT, PREVIOUS
 from ude_core.types import Progress
 
 log = logging.getLogger(__name__)
@@ -89,6 +91,11 @@ def settle(ledger: Ledger, number: int, *, given_up: bool) -> TrialRecord | None
         except (CorruptFileError, ValueError, KeyError, TypeError) as error:
             log.warning("trial %d: its result is unreadable and is made again: %s", number, error)
             (folder / "result.json").unlink()
+    pruned = read_pruned(folder)
+    if pruned is not None:
+        for name in (CHECKPOINT, PREVIOUS):
+            (folder / name).unlink(missing_ok=True)
+        return ledger.prune(number, pruned.reason, queries=pruned.queries, saved=pruned.saved)
     failure = read_failure(folder)
     if failure is not None and (failure.permanent or given_up):
         return ledger.fail(number, failure.reason)
@@ -104,9 +111,13 @@ def harvest(ledger: Ledger) -> list[TrialRecord]:
 
 
 def curve_of(folder: Path) -> tuple[Progress, ...]:
-    """Return the epochs of a finished trial, or nothing where the folder does not tell."""
+    """Return the epochs of a trial that ended, or nothing where the folder does not tell.
+
+    A pruned trial's reach to the rung it was stopped at.
+    """
     if not has_result(folder):
-        return ()
+        record = read_rungs(folder) if read_pruned(folder) is not None else None
+        return record.curve if record is not None else ()
     try:
         return load_result(folder).curve
     except (CorruptFileError, ValueError, KeyError, TypeError, OSError):

@@ -20,7 +20,7 @@ from study.database import LedgerUnavailableError, patiently
 from study.names import Layout
 from study.open_study import OpenStudy
 from study.proposals import Proposal, Proposer
-from study.records import Assignment, Parameters, TrialRecord
+from study.records import Assignment, Parameters, TrialRecord, looks_of
 from study.spaces import distributions
 from study.verdicts import RESULT, STATES, judge, record_of
 from ude_core.errors import SettingError, UserError
@@ -74,6 +74,10 @@ class Ledger(OpenStudy):
     def queries(self) -> int:
         """Return the queries spent: preparation and every finished trial."""
         return self.preparation_queries + sum(record.queries for record in self.trials())
+
+    def queries_saved(self) -> int:
+        """Return what pruning saved, in queries: left unspent, less the looks at trials that ended."""
+        return sum(record.saved - looks_of(record) for record in self.trials())
 
     def running(self) -> list[Assignment]:
         """Return the trials handed out and not told of yet, by number, to be handed out again.
@@ -170,9 +174,10 @@ class Ledger(OpenStudy):
         """Close a trial as failed, with its reason."""
         return self._close(number, {"reason": reason, "queries": queries}, TrialState.FAIL)
 
-    def prune(self, number: int, reason: str, *, queries: int = 0) -> TrialRecord:
-        """Close a trial as stopped early; it never enters a front."""
-        return self._close(number, {"reason": reason, "queries": queries}, TrialState.PRUNED)
+    def prune(self, number: int, reason: str, *, queries: int = 0, saved: int = 0) -> TrialRecord:
+        """Close a trial as stopped early, `saved` queries before its end; it never enters a front."""
+        content = {"reason": reason, "queries": queries, "saved": saved}
+        return self._close(number, content, TrialState.PRUNED)
 
     def _close(
         self,

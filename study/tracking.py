@@ -16,6 +16,7 @@ from study.harvest import curve_of, reason_of
 from study.ledger import Ledger
 from study.names import Layout
 from study.records import Assignment, TrialRecord
+from study.rung_records import rungs_of
 from ude_core.types import Measured, Progress
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ class Tracker:
 
     def finished(self, record: TrialRecord) -> None:
         """Record a finished trial and close its run."""
-        self._put(
-            f"trial {record.number}", lambda runs: runs.finished(record, curve_of(record.folder))
-        )
+        self._put(f"trial {record.number}", lambda runs: _finish(runs, record))
 
     def close(self, *, complete: bool) -> tuple[str, ...]:
         """Write what is left, for at most a minute; return what could not be written.
@@ -94,7 +93,8 @@ class Tracker:
         """
         if not self._thread.is_alive():
             return ()
-        self._put("the end", lambda runs: runs.end(complete=complete))
+        saved = self._ledger.queries_saved()
+        self._put("the end", lambda runs: runs.end(complete=complete, saved=saved))
         self._deadline = time.monotonic() + _LAST_CHANCE
         self._tasks.put(None)
         self._closing.set()
@@ -148,4 +148,8 @@ def _catch_up(runs: StudyRuns, records: list[TrialRecord]) -> None:
     recorded = runs.states()
     for record in records:
         if recorded.get(record.number) != record.state:
-            runs.finished(record, curve_of(record.folder))
+            _finish(runs, record)
+
+
+def _finish(runs: StudyRuns, record: TrialRecord) -> None:
+    runs.finished(record, curve_of(record.folder), rungs_of(record.folder))

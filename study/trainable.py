@@ -15,11 +15,12 @@ from study.crew import RayCrew
 from study.harvest import Attempt, Failure, FencedError, reason_of, write_failure
 from study.materials import Materials, load_materials
 from study.names import Layout
+from study.rung_records import RungRecord, write_rungs
 from study.spaces import method_of
 from ude_core.errors import EncoderMemoryError, PermanentEncoderError, UserError
 from ude_core.results import has_result, save_result
 from ude_core.runtime import prepare_process
-from ude_core.trial import CHECKPOINT, PREVIOUS, Trial
+from ude_core.trial import CHECKPOINT, PREVIOUS, Trial, planned_queries
 from ude_core.types import Progress
 
 CHECKPOINT_SECONDS = 2.0
@@ -106,6 +107,7 @@ class NoiseTrainable(tune.Trainable):
         self._trial: Trial | None = None
         self._attempt: Attempt | None = None
         self._saved = 0.0
+        self._decided = 0
 
     def _begin(self) -> Trial:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +121,11 @@ class NoiseTrainable(tune.Trainable):
             self._seed,
             self._materials.prior(method),
             self._crew,
+            looks=self._config.pruning.plan(),
         )
         trial.restore(self._folder)
+        # What was learnt after a rung was learnt because the trial was let go on there.
+        self._decided = sum(rung.iteration < trial.learner.iteration for rung in trial.rungs)
         self._trial = trial
         self._saved = time.monotonic()
         return trial
@@ -130,7 +135,11 @@ class NoiseTrainable(tune.Trainable):
             return {"done": True}
         trial = self._trial or self._begin()
         if not trial.finished:
-            progress = _advance(trial, step_seconds(self._config.resources.workers))
+            waiting = len(trial.rungs) > self._decided
+            seconds = step_seconds(self._config.resources.workers)
+            progress = None if waiting else _advance(trial, seconds)
+            if len(trial.rungs) > self._decided:
+                return self._at_rung(trial, progress)
             if trial.finished or time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
                 self._checkpoint()
             return {"done": False, "progress": asdict(progress) if progress else None}
@@ -141,6 +150,21 @@ class NoiseTrainable(tune.Trainable):
         for name in (CHECKPOINT, PREVIOUS):
             (self._folder / name).unlink(missing_ok=True)
         return {"done": True}
+
+    def _at_rung(self, trial: Trial, progress: Progress | None) -> dict[str, Any]:
+        """Put the rung where the driver decides on it; the state first: no look is paid for twice."""
+        self._checkpoint()
+        assets, method = self._materials.assets, trial.method
+        planned = planned_queries(
+            method, len(assets.development), len(assets.split.train), assets.scoring.controls
+        )
+        write_rungs(self._folder, RungRecord(tuple(trial.rungs), tuple(trial.curve), planned))
+        self._decided = len(trial.rungs)
+        return {
+            "done": False,
+            "progress": asdict(progress) if progress else None,
+            "rung": len(trial.rungs),
+        }
 
     def _checkpoint(self) -> None:
         if self._trial is not None:
@@ -163,9 +187,10 @@ def step_seconds(workers: int) -> float:
 
 
 def _advance(trial: Trial, seconds: float) -> Progress | None:
-    """Learn to the end of the epoch and return it, or None where `seconds` are over before."""
+    """Learn to the end of the epoch and return it; None where a rung or `seconds` are over before."""
     deadline = time.monotonic() + seconds
+    rungs = len(trial.rungs)
     progress = trial.step()
-    while progress is None and time.monotonic() < deadline:
+    while progress is None and len(trial.rungs) == rungs and time.monotonic() < deadline:
         progress = trial.step()
     return progress

@@ -25,6 +25,7 @@ from study.names import trial_name
 from study.observers import Observer
 from study.query_budget import QueryBudget
 from study.records import Assignment
+from study.scheduler import PruningScheduler, make_rule
 from study.searcher import LedgerSearcher
 from study.sections import Resources
 from study.trainable import NoiseTrainable, WorkerOrder
@@ -83,6 +84,7 @@ def run_trials(
         stop=stop,
         budget=budget,
     )
+    rule = make_rule(ledger.config.pruning)
     places = ledger.places
     shutil.rmtree(places.ray, ignore_errors=True)
     order = WorkerOrder(
@@ -98,6 +100,7 @@ def run_trials(
             placed,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=None if rule is None else PruningScheduler(ledger, lease, rule),
                 num_samples=len(resumed) + remaining,
                 max_concurrent_trials=concurrency,
                 reuse_actors=True,
