@@ -95,7 +95,7 @@ def settle(ledger: Ledger, number: int, *, given_up: bool) -> TrialRecord | None
     if pruned is not None:
         for name in (CHECKPOINT, PREVIOUS):
             (folder / name).unlink(missing_ok=True)
-        return ledger.prune(number, pruned.reason, queries=pruned.queries, saved=pruned.saved)
+        return ledger.prune(number, pruned.reason, spent=pruned.queries, saved=pruned.saved)
     failure = read_failure(folder)
     if failure is not None and (failure.permanent or given_up):
         return ledger.fail(number, failure.reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
@@ -25,7 +26,7 @@ from study.spaces import distributions
 from study.verdicts import RESULT, STATES, judge, record_of
 from ude_core.errors import SettingError, UserError
 from ude_core.seeding import derive_seed
-from ude_core.types import TrialResult
+from ude_core.types import QueryCount, TrialResult
 
 __all__ = ["Ledger", "LedgerUnavailableError", "TrialRecord"]
 
@@ -174,7 +175,9 @@ class Ledger(OpenStudy):
         """Close a trial as failed, with its reason."""
         return self._close(number, {"reason": reason, "queries": queries}, TrialState.FAIL)
 
-    def prune(self, number: int, reason: str, *, queries: int = 0, saved: int = 0) -> TrialRecord:
+    def prune(
+        self, number: int, reason: str, *, spent: QueryCount | None = None, saved: int = 0
+    ) -> TrialRecord:
         """Close a trial as stopped early, `saved` queries before its end; it never enters a front."""
         content = {"reason": reason, "queries": queries, "saved": saved}
         return self._close(number, content, TrialState.PRUNED)

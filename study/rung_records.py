@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ude_core.results import progress_from_json, progress_to_json
 from ude_core.rungs import Rung, rung_from_json, rung_to_json
 from ude_core.storage import atomic_write
-from ude_core.types import Progress
+from ude_core.types import Progress, QueryCount
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ class RungRecord:
     planned: int
 
     @property
-    def spent(self) -> int:
+    def spent(self) -> QueryCount:
         """Queries spent when the last rung was reached, its look included."""
         looks = sum(rung.scoring_queries for rung in self.rungs)
-        return self.rungs[-1].noise_queries + looks
+        return QueryCount(noise=self.rungs[-1].noise_queries, scoring=looks)
 
     @property
     def last(self) -> tuple[Rung, ...]:
@@ -50,7 +50,7 @@ class Pruned:
     """The decision to stop a trial, what it had spent, and what stopping it saved, in queries."""
 
     reason: str
-    queries: int
+    queries: QueryCount
     saved: int
 
 
@@ -82,7 +82,7 @@ def read_rungs(folder: Path) -> RungRecord | None:
 
 def write_pruned(folder: Path, pruned: Pruned) -> None:
     """Keep the decision to stop a trial, before anything acts on it."""
-    content = {"reason": pruned.reason, "queries": pruned.queries, "saved": pruned.saved}
+    content = asdict(pruned)
     atomic_write(folder / _PRUNED, json.dumps(content).encode())
 
 
@@ -90,7 +90,8 @@ def read_pruned(folder: Path) -> Pruned | None:
     """Return the decision to stop a trial, if it was taken."""
     try:
         content = json.loads((folder / _PRUNED).read_text(encoding="utf-8"))
-        return Pruned(str(content["reason"]), int(content["queries"]), int(content["saved"]))
+        spent = QueryCount(**content["queries"])
+        return Pruned(str(content["reason"]), spent, int(content["saved"]))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

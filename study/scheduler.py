@@ -102,7 +102,7 @@ class PruningScheduler(FIFOScheduler):
             reason = self._rule.saw(number, rung)
             if reason is not None:
                 self._lease.check()
-                saved = record.planned - record.spent
+                saved = record.planned - record.spent.total
                 said = f"stopped at {100 * rung.share:.0f}% of its learning: {reason}"
                 write_pruned(folder, Pruned(said, record.spent, saved))
                 return str(TrialScheduler.STOP)

@@ -22,6 +22,7 @@ from ude_core.errors import SettingError
 from ude_core.results import save_result
 from ude_core.rungs import Rung
 from ude_core.trial import CHECKPOINT
+from ude_core.types import QueryCount
 
 METRICS = (
     RungMetric(metric="eo_gap", direction="minimize"),
@@ -131,6 +132,7 @@ def test_a_stopped_trial_ends_as_pruned_with_what_it_spent(ledger: Ledger) -> No
     (record,) = harvest(ledger)
     assert (record.number, record.state) == (2, "pruned")
     assert (record.queries, record.saved) == (130, 270)
+    assert (record.queries_by_phase["noise"], record.queries_by_phase["scoring"]) == (100, 30)
     assert record.reason == (
         "stopped at 50% of its learning: 2 of 3 trials stand before it (eo_gap 30, accuracy 40)"
     )
@@ -229,7 +231,7 @@ def test_the_sampler_goes_on_after_pruned_trials(ledger: Ledger) -> None:
     for number in range(14):
         ledger.ask()
         if number % 2:
-            ledger.prune(number, "stopped", queries=130, saved=270)
+            ledger.prune(number, "stopped", spent=QueryCount(noise=100, scoring=30), saved=270)
         else:
             ledger.tell(number, RESULT)
     assert ledger.ask().number == 14
@@ -267,7 +269,7 @@ def test_status_tells_what_was_saved(ledger: Ledger, capsys: pytest.CaptureFixtu
 
     from study.cli import app
 
-    ledger.prune(ledger.ask().number, "stopped", queries=130, saved=270)
+    ledger.prune(ledger.ask().number, "stopped", spent=QueryCount(noise=100, scoring=30), saved=270)
     root = str(ledger.places.folder.parent)
     said = CliRunner().invoke(app, ["status", "tiny", "--root", root, "--json"])
     status = json.loads(said.stdout)
