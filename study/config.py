@@ -103,7 +103,12 @@ class StudyConfig(Section):
             *search_problems(self.search),
             *_objective_problems(self),
             *constraint_problems(self.constraints, self.cohort.diseases),
-            *pruning_problems(self.pruning, self.cohort.diseases, self.scoring.repeats),
+            *pruning_problems(
+                self.pruning,
+                self.cohort.diseases,
+                self.scoring.repeats,
+                batched=self.sampler.batch is not None,
+            ),
         ]
         if not problems:
             problems = [

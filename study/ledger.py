@@ -179,7 +179,13 @@ class Ledger(OpenStudy):
         self, number: int, reason: str, *, spent: QueryCount | None = None, saved: int = 0
     ) -> TrialRecord:
         """Close a trial as stopped early, `saved` queries before its end; it never enters a front."""
-        content = {"reason": reason, "queries": queries, "saved": saved}
+        spent = spent or QueryCount()
+        content = {
+            "reason": reason,
+            "queries": spent.total,
+            "queries_by_phase": asdict(spent),
+            "saved": saved,
+        }
         return self._close(number, content, TrialState.PRUNED)
 
     def _close(

@@ -83,11 +83,11 @@ class Pruning(Section):
 
 
 def pruning_problems(
-    pruning: Pruning, diseases: Sequence[str], repeats: int
+    pruning: Pruning, diseases: Sequence[str], repeats: int, *, batched: bool
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield the path and complaint of every setting that does not fit the others.
 
-    `repeats` are the draws there are to score.
+    `repeats` are the draws there are to score; `batched` says that `sampler.batch` is set.
     """
     if pruning.name == "off":
         return
@@ -96,6 +96,12 @@ def pruning_problems(
             ("pruning", "metrics"),
             f"pruning.metrics names {len(pruning.metrics)} metrics (asha compares by one); keep one, "
             "or set pruning.name: pareto_rank",
+        )
+    if pruning.name == "asha" and batched:
+        yield (
+            ("pruning", "name"),
+            "pruning.name is asha, which goes by who arrives first, and sampler.batch asks for the "
+            "same study whoever does; set pruning.name: pareto_rank, or leave sampler.batch out",
         )
     if pruning.repeats > repeats:
         yield (

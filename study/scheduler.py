@@ -58,13 +58,16 @@ class AshaRule:
         return None
 
 
-def make_rule(settings: Pruning) -> Rule | None:
-    """Return the rule that a study is pruned by, or None where it is not."""
+def make_rule(settings: Pruning, batch: int | None = None) -> Rule | None:
+    """Return the rule that a study is pruned by, or None where it is not.
+
+    `batch` is the sampler's: decisions then do not depend on who arrives first.
+    """
     match settings.name:
         case "off":
             return None
         case "pareto_rank":
-            return ParetoRule(settings)
+            return ParetoRule(settings, batch)
         case "asha":
             return AshaRule(settings)
         case _:

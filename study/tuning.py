@@ -84,7 +84,7 @@ def run_trials(
         stop=stop,
         budget=budget,
     )
-    rule = make_rule(ledger.config.pruning)
+    rule = make_rule(ledger.config.pruning, ledger.config.sampler.batch)
     places = ledger.places
     shutil.rmtree(places.ray, ignore_errors=True)
     order = WorkerOrder(

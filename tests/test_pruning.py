@@ -264,6 +264,14 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path, setting: str, said
         load_space(path, overrides)
 
 
+def test_asha_does_not_go_with_batches(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SPACE, encoding="utf-8")
+    asha = "pruning={name: asha, metrics: [{metric: accuracy, direction: maximize}]}"
+    with pytest.raises(SettingError, match=r"or leave sampler\.batch out"):
+        load_space(path, [asha, "sampler.batch=4"])
+
+
 def test_status_tells_what_was_saved(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     from typer.testing import CliRunner
 
