@@ -15,7 +15,7 @@ from study.crew import RayCrew
 from study.harvest import Attempt, Failure, FencedError, reason_of, write_failure
 from study.materials import Materials, load_materials
 from study.names import Layout
-from study.rung_records import RungRecord, write_rungs
+from study.rung_records import RungRecord, read_pruned, write_rungs
 from study.spaces import method_of
 from ude_core.errors import EncoderMemoryError, PermanentEncoderError, UserError
 from ude_core.results import has_result, save_result
@@ -84,8 +84,10 @@ class NoiseTrainable(tune.Trainable):
     def cleanup(self) -> None:
         """Keep what was learnt of a trial that is being stopped, and end its other workers."""
         try:
-            with contextlib.suppress(FencedError):
-                self._checkpoint()
+            # A pruned trial's state is of no more use, and the driver has removed it.
+            if read_pruned(self._folder) is None:
+                with contextlib.suppress(FencedError):
+                    self._checkpoint()
         finally:
             if self._crew is not None:
                 self._crew.close()

@@ -11,7 +11,7 @@ from study import trainable as trainable_module
 from study.config import StudyConfig, load_space
 from study.harvest import Attempt, read_failure
 from study.ledger import Ledger
-from study.rung_records import read_rungs
+from study.rung_records import Pruned, read_rungs, write_pruned
 from study.trainable import NoiseTrainable, WorkerOrder
 from ude_core import trial as trial_module
 from ude_core.errors import PermanentEncoderError
@@ -169,6 +169,13 @@ def test_a_worker_waits_at_each_rung_and_says_it_again_to_a_later_driver(
     assert [rung.share for rung in told.rungs] == [0.25]
     assert told.spent.scoring > 0
     assert told.planned > told.spent.total
+
+    (folder / CHECKPOINT).unlink()
+    write_pruned(folder, Pruned("stopped", told.spent, 1))
+    one.cleanup()
+    assert not (folder / CHECKPOINT).exists()
+    (folder / "pruned.json").unlink()
+    one.cleanup()
 
     monkeypatch.setattr(trial_module, "look_at", lambda *_, **__: pytest.fail("looked again"))
     again = worker(config, root, trial)
