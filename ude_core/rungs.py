@@ -21,6 +21,7 @@ from ude_core.cohorts.bias import Draw
 from ude_core.encoders.base import Encoder
 from ude_core.errors import SettingError
 from ude_core.evaluator import embed_images
+from ude_core.image_rows import ImageRows
 from ude_core.objective import attribute_cross_entropy
 from ude_core.scoring import attribute_auc, disease_logits, score_points
 from ude_core.seeding import numpy_generator
@@ -123,7 +124,7 @@ def look_at(
     }
     if all(len(d.train) and len(d.evaluation) for some in thinned.values() for d in some):
         draws, rows = dict(thinned), thin
-    embeddings = embed_images(encoder, cohort.images[rows], noise, method.pixels)
+    embeddings = embed_images(encoder, ImageRows(cohort.images, rows), noise, method.pixels)
     logits = disease_logits(
         embeddings, rows, cohort, draws, head=assets.scoring.disease_head, seed=assets.seed
     )
