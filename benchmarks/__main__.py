@@ -16,9 +16,11 @@ import torch
 from benchmarks.candidate_vs_bare import mobilenetv2, vit_b16
 from benchmarks.footprint import cost_vs_size, worker_memory
 from benchmarks.overhead import overhead_growth, overhead_vs_stock
+from benchmarks.pruning_saved import pruning_saved
 from benchmarks.saturated_step import saturated_step
 from benchmarks.simulate_scale import simulated_scale
 from benchmarks.trial_vs_plain import trial_vs_plain
+from benchmarks.utilisation import utilisation
 from ude_core.runtime import prepare_process
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,6 +35,8 @@ BENCHMARKS: Mapping[str, Callable[[], tuple[float, dict[str, Any]]]] = {
     "overhead_vs_stock": overhead_vs_stock,
     "overhead_growth_100_to_10000": overhead_growth,
     "simulated_scale": simulated_scale,
+    "utilisation": utilisation,
+    "pruning_saved": pruning_saved,
 }
 
 

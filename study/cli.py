@@ -106,7 +106,8 @@ def status(
     owner = opened.ledger.owner()
     driver = f"{owner.name} (heard of {owner.age:.0f} s ago)" if owner else "none"
     typer.echo(f"{said['study']}: {counts or 'no trials'} (target {said['target']})")
-    typer.echo(f"{said['queries']:,} queries · driver: {driver}")
+    saved = f" ({said['queries_saved']:,} saved by pruning)" if said["counts"]["pruned"] else ""
+    typer.echo(f"{said['queries']:,} queries{saved} · driver: {driver}")
     if said.get("job"):
         typer.echo(f"job {said['job']['id']}: {said['job']['status']}")
     for note in said.get("notes", ()):
@@ -210,6 +211,7 @@ def _status(study: Study) -> dict[str, Any]:
         "target": study.config.budget.trials,
         "counts": study.ledger.counts(),
         "queries": study.ledger.queries(),
+        "queries_saved": study.ledger.queries_saved(),
         **({"notes": notes} if notes else {}),
     }
 

@@ -22,6 +22,7 @@ from study.documents import Path as DocumentPath
 from study.encoder_sections import EncoderSection, PhantomVitEncoder
 from study.explain import InconsistentError, explain, nearest
 from study.metric_names import DISEASE_METRICS, STUDY_METRICS, Direction
+from study.pruning import Pruning, pruning_problems
 from study.resources import Resources
 from study.search_sections import (
     Constraint,
@@ -84,6 +85,7 @@ class StudyConfig(Section):
     split: SplitSection = Field(default_factory=SplitSection)
     sampler: Sampler = Field(default_factory=Sampler)
     warm_start: WarmStart = Field(default_factory=WarmStart)
+    pruning: Pruning = Field(default_factory=Pruning)
     confirm: Confirm = Field(default_factory=Confirm)
 
     @property
@@ -101,6 +103,13 @@ class StudyConfig(Section):
             *search_problems(self.search),
             *_objective_problems(self),
             *constraint_problems(self.constraints, self.cohort.diseases),
+            *pruning_problems(
+                self.pruning,
+                self.cohort.diseases,
+                self.scoring.repeats,
+                batched=self.sampler.batch is not None,
+                stored=self.resources.trial_store is not None,
+            ),
         ]
         if not problems:
             problems = [

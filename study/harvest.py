@@ -1,6 +1,7 @@
 """From a trial's folder to the ledger: what a worker left there, whether or not its driver lived.
 
-`result.json` means the trial is done, `failure.json` why it could not be.
+`result.json` means the trial is done, `pruned.json` that it was stopped early, `failure.json` why it
+could not be.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from study.attempts import ATTEMPT, FAILURE, fence, read_failure
 from study.ledger import Ledger
 from study.meter import QUERIES, paid_queries
 from study.records import TrialRecord
+from study.rung_records import read_pruned, read_rungs
 from study.trial_store import TrialStore, folder_of
 from ude_core.results import NOISE_FILE, RESULT_FILE, has_result, load_result
 from ude_core.storage import CorruptFileError
+from ude_core.trial import CHECKPOINT, PREVIOUS
 from ude_core.types import Progress
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,11 @@ def settle(ledger: Ledger, number: int, *, given_up: bool) -> TrialRecord | None
             (folder / RESULT_FILE).unlink()
             if store is not None:
                 store.delete(f"{folder_of(ledger.name, number)}/{RESULT_FILE}")
+    pruned = read_pruned(folder)
+    if pruned is not None:
+        for name in (CHECKPOINT, PREVIOUS):
+            (folder / name).unlink(missing_ok=True)
+        return ledger.prune(number, pruned.reason, spent=pruned.queries, saved=pruned.saved)
     failure = read_failure(folder)
     if failure is not None and (failure.permanent or given_up):
         return ledger.fail(number, failure.reason, queries=paid_queries(folder))
@@ -77,9 +85,13 @@ def harvest(ledger: Ledger) -> list[TrialRecord]:
 
 
 def curve_of(folder: Path) -> tuple[Progress, ...]:
-    """Return the epochs of a finished trial, or nothing where the folder does not tell."""
+    """Return the epochs of a trial that ended, or nothing where the folder does not tell.
+
+    A pruned trial's reach to the rung it was stopped at.
+    """
     if not has_result(folder):
-        return ()
+        record = read_rungs(folder) if read_pruned(folder) is not None else None
+        return record.curve if record is not None else ()
     try:
         return load_result(folder).curve
     except (CorruptFileError, ValueError, KeyError, TypeError, OSError):

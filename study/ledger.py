@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
@@ -20,12 +21,12 @@ from study.database import LedgerUnavailableError, patiently
 from study.names import Layout
 from study.open_study import OpenStudy
 from study.proposals import Proposal, Proposer
-from study.records import Assignment, Parameters, TrialRecord
+from study.records import Assignment, Parameters, TrialRecord, looks_of
 from study.spaces import distributions
 from study.verdicts import RESULT, STATES, judge, record_of
 from ude_core.errors import SettingError, UserError
 from ude_core.seeding import derive_seed
-from ude_core.types import TrialResult
+from ude_core.types import QueryCount, TrialResult
 
 __all__ = ["Ledger", "LedgerUnavailableError", "TrialRecord"]
 
@@ -72,6 +73,10 @@ class Ledger(OpenStudy):
     def queries(self) -> int:
         """Return the queries spent: preparation and every finished trial."""
         return self.preparation_queries + sum(record.queries for record in self.trials())
+
+    def queries_saved(self) -> int:
+        """Return what pruning saved, in queries: left unspent, less the looks at trials that ended."""
+        return sum(record.saved - looks_of(record) for record in self.trials())
 
     def running(self) -> list[Assignment]:
         """Return the trials handed out and not told of yet, by number, to be handed out again.
@@ -168,9 +173,18 @@ class Ledger(OpenStudy):
         """Close a trial as failed, with its reason."""
         return self._close(number, {"reason": reason, "queries": queries}, TrialState.FAIL)
 
-    def prune(self, number: int, reason: str, *, queries: int = 0) -> TrialRecord:
-        """Close a trial as stopped early; it never enters a front."""
-        return self._close(number, {"reason": reason, "queries": queries}, TrialState.PRUNED)
+    def prune(
+        self, number: int, reason: str, *, spent: QueryCount | None = None, saved: int = 0
+    ) -> TrialRecord:
+        """Close a trial as stopped early, `saved` queries before its end; it never enters a front."""
+        spent = spent or QueryCount()
+        content = {
+            "reason": reason,
+            "queries": spent.total,
+            "queries_by_phase": asdict(spent),
+            "saved": saved,
+        }
+        return self._close(number, content, TrialState.PRUNED)
 
     def _close(
         self,

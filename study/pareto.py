@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import moocore
 import numpy as np
+from jaxtyping import Float
 
 from study.constraints import feasible
 from study.metric_names import DISEASE_METRICS, STUDY_METRICS, Direction
@@ -181,7 +182,7 @@ def non_dominated(rows: Sequence[Sequence[float] | None], goals: Sequence[Goal])
     flags = [False] * len(rows)
     if defined:
         values = np.array([rows[index] for index in defined], dtype=float)
-        kept = moocore.is_nondominated(values, maximise=_maximise(goals), keep_weakly=True)
+        kept = moocore.is_nondominated(_signs(goals) * values, keep_weakly=True)
         for index, keep in zip(defined, kept, strict=True):
             flags[index] = bool(keep)
     return flags
@@ -317,8 +318,12 @@ def _coordinates(view: Mapping[str, Measured], goals: Sequence[Goal]) -> tuple[f
     return tuple(known) if len(known) == len(goals) and all(map(math.isfinite, known)) else None
 
 
-def _maximise(goals: Sequence[Goal]) -> list[bool]:
-    return [goal.direction == "maximize" for goal in goals]
+def _signs(goals: Sequence[Goal]) -> Float[np.ndarray, " goals"]:
+    """Return 1 for what is minimised, -1 for what is maximised.
+
+    By hand: of one goal alone, moocore takes `maximise=[False]` for True.
+    """
+    return np.array([-1.0 if goal.direction == "maximize" else 1.0 for goal in goals])
 
 
 def _nadir(goal: Goal, values: Sequence[float]) -> float:
@@ -335,7 +340,6 @@ def _hypervolume(
 ) -> float:
     if not rows:
         return 0.0
-    reference = [nadir[goal.name] for goal in goals]
-    return float(
-        moocore.hypervolume(np.array(rows, dtype=float), ref=reference, maximise=_maximise(goals))
-    )
+    signs = _signs(goals)
+    reference = signs * np.array([nadir[goal.name] for goal in goals])
+    return float(moocore.hypervolume(signs * np.array(rows, dtype=float), ref=reference))

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from ude_core.types import Measured
+from ude_core.types import Interval, Measured
 
 TrialState = Literal["waiting", "running", "complete", "failed", "pruned"]
 TRIAL_STATES: tuple[TrialState, ...] = ("waiting", "running", "complete", "failed", "pruned")
@@ -24,7 +24,8 @@ class TrialRecord:
     `metrics` has the contract's names and is empty until the trial ended; `queries` counts images
     through the encoder, 0 until then, and `queries_by_phase` tells what on (`QueryCount`). `reason`
     says why a trial failed or was pruned. `outcome` is the engine's word on a finished noise
-    (improved, no_improvement, diverged).
+    (improved, no_improvement, diverged). `saved` are the queries that stopping a pruned trial left
+    unspent.
     """
 
     number: int
@@ -39,6 +40,7 @@ class TrialRecord:
     started: datetime | None = None
     ended: datetime | None = None
     outcome: str = ""
+    saved: int = 0
 
     @property
     def finished(self) -> bool:
@@ -53,3 +55,12 @@ class Assignment:
     number: int
     params: Parameters
     seed: int
+
+
+def looks_of(record: TrialRecord) -> int:
+    """Return the queries that a finished trial's looks at rungs cost; 0 where they were free."""
+    match record.metrics.get("queries_rungs"):
+        case Interval(mean=queries):
+            return round(queries)
+        case _:
+            return 0

@@ -22,6 +22,7 @@ from study.records import Assignment, Parameters, TrialRecord, TrialState
 from study.spaces import method_of
 from ude_core.figures import noise_map, png_bytes
 from ude_core.results import has_result, load_noise
+from ude_core.rungs import Rung
 from ude_core.storage import atomic_write
 from ude_core.types import Interval, Measured, Progress, Undefined
 
@@ -84,6 +85,7 @@ class StudyRuns:
             "encoder": self._config.encoder.kind,
             "cohort": self._config.cohort.kind,
             "sampler": self._config.sampler.name,
+            "pruning": self._config.pruning.name,
             "seed": self._config.seed,
             "trials": self._config.budget.trials,
         }
@@ -110,15 +112,20 @@ class StudyRuns:
         if run is not None:
             self._log(run, metrics=list(_curve_metrics([progress], started)))
 
-    def finished(self, record: TrialRecord, curve: Sequence[Progress]) -> None:
+    def finished(
+        self, record: TrialRecord, curve: Sequence[Progress], rungs: Sequence[Rung] = ()
+    ) -> None:
         """Record everything of a finished trial, and close its run."""
         run = self._trial_run(record.number, record.params)
         timestamp = _milliseconds(record.ended)
         metrics = [
             *_curve_metrics(curve, record.started),
+            *_rung_metrics(rungs, timestamp),
             *_interval_metrics(record.metrics, timestamp),
             Metric("queries_spent", record.queries, timestamp, 0),
         ]
+        if record.state == "pruned":
+            metrics.append(Metric("queries_saved", record.saved, timestamp, 0))
         undefined = "; ".join(
             f"{name}: {measured.reason}"
             for name, measured in record.metrics.items()
@@ -141,13 +148,18 @@ class StudyRuns:
             self._client.set_terminated(run, _STATUS[record.state], end_time=timestamp)
         self._states[trial_name(record.number)] = record.state
 
-    def end(self, *, complete: bool) -> None:
-        """Close the study's run, and those of trials that were interrupted."""
+    def end(self, *, complete: bool, saved: int = 0) -> None:
+        """Close the study's run, and those of trials that were interrupted.
+
+        `saved` are the queries that pruning left unspent.
+        """
         self.look()
         for key, state in self._states.items():
             if key != _PARENT and state == "running":
                 self._client.set_terminated(self._runs[key], "KILLED")
                 self._states[key] = "interrupted"
+        if self._config.pruning.name != "off":
+            self._client.set_tag(self._parent, "ude.queries_saved", str(saved))
         self._client.set_terminated(self._parent, "FINISHED" if complete else "KILLED")
 
     def _ensure_experiment(self) -> str:
@@ -260,6 +272,13 @@ def _curve_metrics(curve: Sequence[Progress], started: datetime | None) -> Itera
             value = float(getattr(progress, name))
             if math.isfinite(value):
                 yield Metric(f"epoch/{name}", value, timestamp, progress.epoch)
+
+
+def _rung_metrics(rungs: Sequence[Rung], timestamp: int) -> Iterator[Metric]:
+    """A rung's step is its share of the trial's learning, in percent."""
+    for rung in rungs:
+        for name, value in rung.metrics.items():
+            yield Metric(f"rung/{metric_name(name)}", value, timestamp, round(100 * rung.share))
 
 
 def _milliseconds(when: datetime | None) -> int:

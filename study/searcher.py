@@ -108,8 +108,11 @@ class LedgerSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an epoch on to the observers."""
-        assignment, progress = self._live.get(trial_id), result.get("progress")
-        if assignment is not None and progress is not None:
+        assignment = self._live.get(trial_id)
+        # Tune hands nested values over flattened.
+        fields = {k: v for k, v in result.items() if k.startswith("progress/")}
+        progress = {name.removeprefix("progress/"): value for name, value in fields.items()}
+        if assignment is not None and progress:
             for observer in self._observers:
                 observer.epoch(assignment.number, progress)
 

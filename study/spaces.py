@@ -58,11 +58,14 @@ def cost(config: StudyConfig, *, development_size: int, train_size: int) -> Cost
     """Return the range of queries a trial may spend, learning and scoring together.
 
     It is taken over the corners of the space (its bounds and choices), since the cost rises or
-    falls steadily in each parameter. Raises SettingError where a corner cannot run: a batch larger
-    than the training images, or a single iteration above the budget.
+    falls steadily in each parameter, and as if nothing were pruned. Raises SettingError where a
+    corner cannot run: a batch larger than the training images, or a single iteration above the
+    budget.
     """
+    plan_of_looks = config.pruning.plan()
+    looks = len(plan_of_looks.shares) if plan_of_looks.repeats else 0
     costs = [
-        planned_queries(method, development_size, train_size, config.scoring.controls)
+        planned_queries(method, development_size, train_size, config.scoring.controls, looks)
         for method in corners(config)
     ]
     return Cost(min(costs), max(costs))

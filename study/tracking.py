@@ -17,6 +17,7 @@ from study.harvest import curve_of
 from study.ledger import Ledger
 from study.names import Layout
 from study.records import Assignment, TrialRecord
+from study.rung_records import rungs_of
 from ude_core.types import Progress
 
 if TYPE_CHECKING:
@@ -79,9 +80,7 @@ class Tracker:
     def finished(self, record: TrialRecord) -> None:
         """Record a finished trial and close its run."""
         self._began.pop(record.number, None)
-        self._offer(
-            f"trial {record.number}", lambda runs: runs.finished(record, curve_of(record.folder))
-        )
+        self._offer(f"trial {record.number}", lambda runs: _finish(runs, record))
 
     def close(self, *, complete: bool) -> tuple[str, ...]:
         """Write what is left, for at most a minute; return what could not be written.
@@ -91,7 +90,8 @@ class Tracker:
         if not self._thread.is_alive():
             return ()
         self._put_left_out()
-        self._put("the end", lambda runs: runs.end(complete=complete))
+        saved = self._ledger.queries_saved()
+        self._put("the end", lambda runs: runs.end(complete=complete, saved=saved))
         self._deadline = time.monotonic() + _LAST_CHANCE
         self._tasks.put(None)
         self._closing.set()
@@ -177,7 +177,7 @@ def catch_up(runs: StudyRuns, ledger: Ledger, *, everything: bool = False) -> in
         if record.finished and recorded.get(record.number) != record.state
     ]
     for record in missing:
-        runs.finished(record, curve_of(record.folder))
+        _finish(runs, record)
     return len(missing)
 
 
@@ -196,7 +196,8 @@ def synchronize(
             runs.begin()
             written = catch_up(runs, ledger, everything=everything)
             ended = sum(record.finished for record in ledger.trials())
-            runs.end(complete=ended >= ledger.config.budget.trials)
+            complete = ended >= ledger.config.budget.trials
+            runs.end(complete=complete, saved=ledger.queries_saved())
         except Exception as error:  # noqa: BLE001  MLflow and requests raise a dozen unrelated kinds
             raise TrackingUnavailableError(
                 f"study {ledger.name!r} was not written to MLflow whole ({reason_of(error)}); "
@@ -207,3 +208,7 @@ def synchronize(
 
 class TrackingUnavailableError(RuntimeError):
     """MLflow did not take what it was given. The ledger holds all of it."""
+
+
+def _finish(runs: StudyRuns, record: TrialRecord) -> None:
+    runs.finished(record, curve_of(record.folder), rungs_of(record.folder))

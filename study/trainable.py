@@ -25,6 +25,7 @@ from study.materials import Materials
 from study.meter import MeteredEncoder
 from study.names import Layout
 from study.package import Package, worker_materials
+from study.rung_records import RungRecord, read_pruned, write_rungs
 from study.spaces import method_of
 from study.trial_files import SharedFiles, StoredFiles, TrialFiles, write_worker
 from study.trial_store import TrialStore
@@ -32,7 +33,7 @@ from ude_core.batching import is_out_of_memory
 from ude_core.errors import EncoderMemoryError, PermanentEncoderError, UserError
 from ude_core.results import save_result
 from ude_core.runtime import prepare_process
-from ude_core.trial import CHECKPOINT, PREVIOUS, Trial
+from ude_core.trial import CHECKPOINT, PREVIOUS, Trial, planned_queries
 from ude_core.types import Progress
 
 CHECKPOINT_SECONDS = 0.25
@@ -115,8 +116,10 @@ class NoiseTrainable(tune.Trainable):
     def cleanup(self) -> None:
         """Keep what was learnt of a trial that is being stopped, and end its other workers."""
         try:
-            with contextlib.suppress(FencedError):
-                self._checkpoint()
+            # A pruned trial's state is of no more use, and the driver has removed it.
+            if read_pruned(self._folder) is None:
+                with contextlib.suppress(FencedError):
+                    self._checkpoint()
         finally:
             self._let_go()
             if self._crew is not None:
@@ -148,6 +151,7 @@ class NoiseTrainable(tune.Trainable):
             else StoredFiles(self._store, self._config.name, self._number)
         )
         self._folder = self._files.folder
+        self._decided = 0
 
     def _begin(self) -> Trial:
         token = self._files.begin()
@@ -168,9 +172,12 @@ class NoiseTrainable(tune.Trainable):
             self._seed,
             materials.prior(method),
             self._crew,
+            looks=self._config.pruning.plan(),
         )
         trial.restore(self._folder)
         self._files.reached(trial.iteration)
+        # What was learnt after a rung was learnt because the trial was let go on there.
+        self._decided = sum(rung.iteration < trial.learner.iteration for rung in trial.rungs)
         self._trial = trial
         self._saved = time.monotonic()
         return trial
@@ -185,7 +192,11 @@ class NoiseTrainable(tune.Trainable):
             return {"done": True}
         trial = self._trial or self._begin()
         if not trial.finished:
-            progress = _advance(trial, step_seconds(self._config.resources.workers))
+            waiting = len(trial.rungs) > self._decided
+            seconds = step_seconds(self._config.resources.workers)
+            progress = None if waiting else _advance(trial, seconds)
+            if len(trial.rungs) > self._decided:
+                return self._at_rung(trial, progress)
             if trial.finished or self._due():
                 self._checkpoint()
             return {"done": False, "progress": asdict(progress) if progress else None}
@@ -204,6 +215,22 @@ class NoiseTrainable(tune.Trainable):
         if self._store is not None:
             pause = STORED_CHECKPOINT_SECONDS
         return time.monotonic() - self._saved >= pause
+
+    def _at_rung(self, trial: Trial, progress: Progress | None) -> dict[str, Any]:
+        """Put the rung where the driver decides on it; the state first: no look is paid for twice."""
+        self._checkpoint()
+        assets, method = trial.assets, trial.method
+        planned = planned_queries(
+            method, len(assets.development), len(assets.split.train), assets.scoring.controls
+        )
+        write_rungs(self._folder, RungRecord(tuple(trial.rungs), tuple(trial.curve), planned))
+        self._files.publish()
+        self._decided = len(trial.rungs)
+        return {
+            "done": False,
+            "progress": asdict(progress) if progress else None,
+            "rung": len(trial.rungs),
+        }
 
     def _checkpoint(self) -> None:
         if self._trial is not None:
@@ -237,9 +264,10 @@ def step_seconds(workers: int) -> float:
 
 
 def _advance(trial: Trial, seconds: float) -> Progress | None:
-    """Learn to the end of the epoch and return it, or None where `seconds` are over before."""
+    """Learn to the end of the epoch and return it; None where a rung or `seconds` are over before."""
     deadline = time.monotonic() + seconds
+    rungs = len(trial.rungs)
     progress = trial.step()
-    while progress is None and time.monotonic() < deadline:
+    while progress is None and len(trial.rungs) == rungs and time.monotonic() < deadline:
         progress = trial.step()
     return progress

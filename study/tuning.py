@@ -24,6 +24,7 @@ from study.query_budget import QueryBudget
 from study.records import Assignment
 from study.resources import Resources
 from study.room import has_room
+from study.scheduler import PruningScheduler, make_rule
 from study.searcher import LedgerSearcher
 from study.trainable import NoiseTrainable, WorkerOrder
 
@@ -80,6 +81,7 @@ def run_trials(
         stop=stop,
         budget=budget,
     )
+    rule = make_rule(ledger.config.pruning, ledger.config.sampler.batch)
     places = ledger.places
     shutil.rmtree(places.ray, ignore_errors=True)
     order = WorkerOrder(
@@ -97,6 +99,7 @@ def run_trials(
             placed,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=None if rule is None else PruningScheduler(ledger, lease, rule),
                 num_samples=-1,  # the searcher says when it is enough
                 max_concurrent_trials=concurrency,
                 reuse_actors=True,

@@ -77,6 +77,7 @@ def record_of(trial: FrozenTrial, seed: int, folder: Path) -> TrialRecord:
         started=trial.datetime_start,
         ended=trial.datetime_complete,
         outcome=str(content.get("outcome") or ""),
+        saved=int(content.get("saved") or 0),
     )
 
 

@@ -77,6 +77,7 @@ def test_status_is_the_contract(study: Study, tmp_path: Path) -> None:
         "target": 20,
         "counts": {"complete": 5, "failed": 0, "running": 0, "waiting": 0, "pruned": 0},
         "queries": 150,
+        "queries_saved": 0,
     }
     assert "5 complete (target 20)" in run("status", "tiny", "--root", tmp_path).stdout
 

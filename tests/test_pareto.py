@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from study.metric_names import Direction
 from study.pareto import (
     Front,
     Goal,
@@ -303,3 +304,9 @@ def test_the_page_needs_no_network_and_escapes_names() -> None:
     assert "<img src=x" not in page
     assert "ERM: no edit" in page
     assert front_html(front([])).startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(("direction", "best"), [("minimize", 0), ("maximize", 2)])
+def test_one_objective_alone_has_its_best_value_as_front(direction: Direction, best: int) -> None:
+    flags = non_dominated([(1.0,), (2.0,), (3.0,), None], [Goal("eo_gap", direction)])
+    assert flags == [index == best for index in range(4)]

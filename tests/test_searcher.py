@@ -75,7 +75,7 @@ def test_it_hands_out_as_many_as_are_missing_and_no_more_at_once_than_it_may(
     assert set(first["params"]) == {"step_size", "samples"}
     assert search.suggest("c") is None
     save_result(RESULT, ledger.places.trial(0))
-    search.on_trial_result("a", {"progress": {"epoch": 1}})
+    search.on_trial_result("a", {"progress/epoch": 1, "done": False})
     search.on_trial_result("a", {"progress": None})
     search.on_trial_complete("a", {"done": True})
     third = search.suggest("d")

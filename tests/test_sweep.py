@@ -16,10 +16,12 @@ import pytest
 from small_study import QUICK
 
 from study.config import load_space
+from study.harvest import curve_of
 from study.ledger import Ledger
 from study.materials import load_materials
 from study.meter import paid_queries
 from study.records import TrialRecord
+from study.rung_records import read_rungs
 from study.spaces import method_of
 from study.sweep import Outcome
 from ude_core.results import load_noise
@@ -232,6 +234,65 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(drivers: Drivers) -> Non
     assert [record.state for record in drivers.trials()] == ["complete", "complete"]
     drivers.check_agreement()
     drivers.check_little_was_repeated()
+
+
+KILLED_AS_IT_PRUNES = """\
+import os, signal
+import study.scheduler
+
+def write_and_die(folder, pruned, write=study.scheduler.write_pruned):
+    write(folder, pruned)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+study.scheduler.write_pruned = write_and_die
+"""
+PRUNING = (
+    "budget.trials=6",
+    "sampler.name=random",
+    "pruning={name: pareto_rank, peers: 1, keep: 0.4,"
+    " metrics: [{metric: noise_l2, direction: minimize}]}",
+)
+
+
+@pytest.mark.slow
+def test_pruned_trials_end_as_pruned_though_the_driver_dies_as_it_prunes(drivers: Drivers) -> None:
+    whole = drivers.script.read_text(encoding="utf-8")
+    drivers.script.write_text(KILLED_AS_IT_PRUNES + whole, encoding="utf-8")
+    drivers.finish(drivers.start(*PRUNING), status=-signal.SIGKILL)
+    decided = [path.parent.name for path in drivers.root.glob("quick/trials/*/pruned.json")]
+    assert len(decided) == 1
+    assert "pruned" not in {record.state for record in drivers.trials()}
+
+    drivers.script.write_text(whole, encoding="utf-8")
+    drivers.run(*PRUNING)
+    records = {record.folder.name: record for record in drivers.trials()}
+    assert len(records) == 6
+    assert {record.state for record in records.values()} == {"complete", "pruned"}
+    assert records[decided[0]].state == "pruned"
+    with contextlib.closing(sqlite3.connect(drivers.root / "mlflow.db")) as database:
+        status = dict(database.execute("select name, status from runs").fetchall())
+        tags = dict(database.execute("select key, value from tags").fetchall())
+        named = "select distinct r.name from runs r join metrics m using (run_uuid) where m.key = ?"
+        curves = {name for (name,) in database.execute(named, ("epoch/loss",))}
+        rungs = {name for (name,) in database.execute(named, ("rung/noise_l2",))}
+    saved = 0
+    for name, record in records.items():
+        told = read_rungs(record.folder)
+        assert told is not None
+        looks = sum(rung.scoring_queries for rung in told.rungs)
+        if record.state == "pruned":
+            assert status[f"trial {name}"] == "KILLED"
+            assert record.queries == told.spent.total
+            saved += told.planned - told.spent.total
+            assert not list(record.folder.glob("*checkpoint*"))
+        else:
+            assert status[f"trial {name}"] == "FINISHED"
+            assert record.queries == told.planned + looks
+            saved -= looks
+        assert f"trial {name}" in rungs
+        assert (f"trial {name}" in curves) == bool(curve_of(record.folder))
+    assert saved > 0
+    assert tags["ude.queries_saved"] == str(saved)
 
 
 @pytest.mark.slow

@@ -11,8 +11,10 @@ from study import trainable as trainable_module
 from study.attempts import Attempt, read_failure
 from study.config import StudyConfig, load_space
 from study.ledger import Ledger
+from study.rung_records import Pruned, read_rungs, write_pruned
+from ude_core import trial as trial_module
 from ude_core.errors import PermanentEncoderError
-from ude_core.results import has_result, load_noise
+from ude_core.results import has_result, load_noise, load_result
 from ude_core.trial import CHECKPOINT, Trial
 
 
@@ -124,3 +126,42 @@ def test_a_failure_leaves_word_and_says_whether_to_try_again(
     assert failure is not None
     assert failure.permanent is permanent
     assert failure.reason.startswith(type(error).__name__)
+
+
+def test_a_worker_waits_at_each_rung_and_says_it_again_to_a_later_driver(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rungs.yaml"
+    path.write_text(QUICK, encoding="utf-8")
+    config = load_space(path, ["pruning.name=pareto_rank"])
+    ledger = Ledger.create_or_open(config, root)
+    trial = handed_out(ledger)
+    folder = ledger.places.trial(trial["number"])
+    ledger.close()
+    one = worker(config, root, trial)
+    while "rung" not in (said := one.step()):
+        assert not said["done"]
+    told = read_rungs(folder)
+    assert told is not None
+    assert [rung.share for rung in told.rungs] == [0.25]
+    assert told.spent.scoring > 0
+    assert told.planned > told.spent.total
+
+    (folder / CHECKPOINT).unlink()
+    write_pruned(folder, Pruned("stopped", told.spent, 1))
+    one.cleanup()
+    assert not (folder / CHECKPOINT).exists()
+    (folder / "pruned.json").unlink()
+    one.cleanup()
+
+    monkeypatch.setattr(trial_module, "look_at", lambda *_, **__: pytest.fail("looked again"))
+    again = worker(config, root, trial)
+    assert again.step()["rung"] == 1
+    assert read_rungs(folder) == told
+    monkeypatch.undo()
+    later = [step["rung"] for step in run_to_end(again) if "rung" in step]
+    assert later == [2]
+    everything = read_rungs(folder)
+    assert everything is not None
+    looks = sum(rung.scoring_queries for rung in everything.rungs)
+    assert load_result(folder).queries.total == everything.planned + looks

@@ -27,7 +27,7 @@ def save_result(result: TrialResult, folder: Path) -> None:
         "schema_version": SCHEMA_VERSION,
         "noise_sha256": sha256_file(folder / NOISE_FILE),
         "metrics": metrics_to_json(result.metrics),
-        "curve": [_progress_to_json(progress) for progress in result.curve],
+        "curve": [progress_to_json(progress) for progress in result.curve],
         "queries": asdict(result.queries),
         "outcome": result.outcome,
         "note": result.note,
@@ -47,7 +47,7 @@ def load_result(folder: Path) -> TrialResult:
     return TrialResult(
         noise=load_noise(folder, content["noise_sha256"]),
         metrics=metrics_from_json(content["metrics"]),
-        curve=tuple(_progress_from_json(progress) for progress in content["curve"]),
+        curve=tuple(progress_from_json(progress) for progress in content["curve"]),
         queries=QueryCount(**content["queries"]),
         outcome=content["outcome"],
         note=content["note"],
@@ -95,14 +95,15 @@ def metrics_from_json(value: Mapping[str, Mapping[str, Any]]) -> dict[str, Measu
     return {name: measured_from_json(measured) for name, measured in value.items()}
 
 
-def _progress_to_json(progress: Progress) -> dict[str, Any]:
-    """A trial that diverged at once has no loss: null, since JSON has no NaN."""
+def progress_to_json(progress: Progress) -> dict[str, Any]:
+    """Return an epoch as JSON values; a trial that diverged at once has no loss: null, not NaN."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in asdict(progress).items()
     }
 
 
-def _progress_from_json(content: Mapping[str, Any]) -> Progress:
+def progress_from_json(content: Mapping[str, Any]) -> Progress:
+    """Return what `progress_to_json` wrote."""
     values: dict[str, Any] = {n: math.nan if v is None else v for n, v in content.items()}
     return Progress(**values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ude_core.errors import FingerprintError
 from ude_core.evaluator import LocalEvaluator
 from ude_core.image_rows import ImageRows
 from ude_core.learner import NoiseLearner, plan
+from ude_core.rungs import FREE_METRICS, Rung, RungPlan, look_at, rung_from_json, rung_to_json
 from ude_core.scoring import score_noise
 from ude_core.seeding import derive_seed
 from ude_core.spread import Crew, SpreadEvaluator
@@ -42,7 +44,8 @@ class Trial:
 
     `prior` guides the method `guided`, and no other (`surrogate.prepare_surrogate`). A `crew` shares
     the evaluation of candidates and changes no bit of the result; each of its replicas holds the
-    `trial_evaluator` of the same cohort, encoder and assets.
+    `trial_evaluator` of the same cohort, encoder and assets. `looks` says when the trial is looked at
+    before its end (`rungs`); looking changes its cost, never its noise.
     """
 
     def __init__(
@@ -54,13 +57,16 @@ class Trial:
         seed: int,
         prior: SurrogatePrior | None = None,
         crew: Crew | None = None,
+        looks: RungPlan | None = None,
     ) -> None:
         self.method = method
         self.cohort = cohort
         self.encoder = encoder
         self.assets = assets
         self.seed = seed
+        self.looks = looks or RungPlan(())
         self.curve: list[Progress] = []
+        self.rungs: list[Rung] = []
         local = trial_evaluator(method, cohort, encoder, assets)
         evaluator = local if crew is None else SpreadEvaluator(local, crew)
         self.learner = NoiseLearner(method, evaluator, derive_seed(seed, "noise"), prior)
@@ -83,13 +89,44 @@ class Trial:
                 return progress
 
     def step(self) -> Progress | None:
-        """Make one local iteration; return what the epoch came to where it ends one."""
+        """Make one local iteration, and look if a rung is reached; return the epoch it ends, if any."""
         self.learner.step()
+        self._look()
         if not self.learner.at_epoch_end:
             return None
         progress = self.learner.progress()
         self.curve.append(progress)
         return progress
+
+    @property
+    def looking_queries(self) -> int:
+        """Queries spent on looks so far."""
+        return sum(rung.scoring_queries for rung in self.rungs)
+
+    def _look(self) -> None:
+        """Add a rung for every share reached just now; shares reached together cost one look."""
+        learner = self.learner
+        due = self.looks.due(learner.iteration, learner.schedule.iterations)[len(self.rungs) :]
+        if not due or learner.finished:
+            return
+        progress = learner.progress()
+        free = {name: float(getattr(progress, name)) for name in FREE_METRICS}
+        metrics = {name: value for name, value in free.items() if math.isfinite(value)}
+        paid = 0
+        if self.looks.repeats:
+            look = look_at(
+                learner.noise,
+                self.method,
+                self.cohort,
+                self.encoder,
+                self.assets,
+                repeats=self.looks.repeats,
+                images=self.looks.images,
+            )
+            metrics, paid = {**metrics, **look.metrics}, look.queries
+        for share in due:
+            self.rungs.append(Rung(share, learner.iteration, learner.queries, paid, metrics))
+            paid = 0
 
     def result(self) -> TrialResult:
         """Score the noise. Deterministic: asked twice, it answers the same."""
@@ -98,7 +135,9 @@ class Trial:
             learner.noise, self.method, self.cohort, self.encoder, self.assets, seed=self.seed
         )
         queries = QueryCount(
-            noise=learner.queries, scoring=scored.queries, surrogate=learner.surrogate_passes
+            noise=learner.queries,
+            scoring=scored.queries + self.looking_queries,
+            surrogate=learner.surrogate_passes,
         )
         metrics: dict[str, Measured] = {
             **scored.metrics,
@@ -108,6 +147,8 @@ class Trial:
         }
         if learner.prior is not None:
             metrics["surrogate_passes"] = exactly(queries.surrogate)
+        if self.looking_queries:
+            metrics["queries_rungs"] = exactly(self.looking_queries)
         return TrialResult(
             noise=learner.noise,
             metrics=metrics,
@@ -124,6 +165,7 @@ class Trial:
             "schema_version": SCHEMA_VERSION,
             "identity": self._identity(),
             "curve": [asdict(progress) for progress in self.curve],
+            "rungs": [rung_to_json(rung) for rung in self.rungs],
         }
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / CHECKPOINT
@@ -151,6 +193,7 @@ class Trial:
                     "start a study under another name"
                 )
             self.curve = [Progress(**progress) for progress in scalars["curve"]]
+            self.rungs = [rung_from_json(rung) for rung in scalars.get("rungs", [])]
             self.learner.load_state_dict(tensors, scalars)
             return True
         return False
@@ -206,6 +249,11 @@ def run_trial(
     return trial.result()
 
 
-def planned_queries(method: MethodConfig, cohort_size: int, train_size: int, controls: int) -> int:
-    """Return an upper bound of the queries a trial will spend, without running it."""
-    return plan(method, train_size).queries + cohort_size * (1 + controls)
+def planned_queries(
+    method: MethodConfig, cohort_size: int, train_size: int, controls: int, looks: int = 0
+) -> int:
+    """Return an upper bound of the queries a trial will spend, without running it.
+
+    `looks` counts the paid ones (`rungs`).
+    """
+    return plan(method, train_size).queries + cohort_size * (1 + controls + looks)
