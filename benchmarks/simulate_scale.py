@@ -193,7 +193,7 @@ def _drive(
 def _leave(folder: Path, kinds: list[Path], rng: np.random.Generator) -> bool:
     """Leave what a worker leaves; return whether it failed."""
     if rng.random() < FAILED:
-        write_failure(folder, Failure("OSError: simulated", permanent=False))
+        write_failure(folder, Failure("OSError: simulated", permanent=True))
         return True
     folder.mkdir(parents=True, exist_ok=True)
     for file in kinds[int(rng.integers(len(kinds)))].iterdir():

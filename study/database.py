@@ -84,7 +84,9 @@ def connect(
         options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return patiently(lambda: optuna.storages.RDBStorage(url, engine_kwargs=options))
+        return patiently(
+            lambda: made_once(lambda: optuna.storages.RDBStorage(url, engine_kwargs=options))
+        )
     except ImportError:
         raise UserError(
             f"the database in {STORAGE_VARIABLE} needs a driver; install ude-study[postgresql]"
@@ -94,6 +96,17 @@ def connect(
             f"the database URL in {STORAGE_VARIABLE} cannot be used; expected "
             "postgresql://user:password@host/database"
         ) from None
+
+
+def made_once(make: Callable[[], T]) -> T:
+    """Return what `make` makes; again, a few times, where others create the same tables meanwhile."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type((sa.exc.IntegrityError, sa.exc.ProgrammingError)),
+        wait=tenacity.wait_random(0.2, 1.0),
+        stop=tenacity.stop_after_attempt(6),
+        reraise=True,
+    )
+    return retrying(make)
 
 
 def patiently(call: Callable[[], T]) -> T:

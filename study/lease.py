@@ -21,7 +21,7 @@ import psutil
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from study.database import PATIENCE_SECONDS, patiently
+from study.database import PATIENCE_SECONDS, made_once, patiently
 from ude_core.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class Lease:
             )
 
     def _take(self) -> None:
-        _metadata.create_all(self._engine)
+        made_once(lambda: _metadata.create_all(self._engine))
         with self._engine.begin() as connection:
             now = _now(connection)
             row = connection.execute(

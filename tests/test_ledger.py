@@ -407,3 +407,41 @@ def test_a_trial_whose_asking_broke_off_is_not_asked_for_twice(
     assert assignment.number == broken[0] == earlier.number + 1
     assert len(ledger.trials()) == 2
     assert ledger.running() == [earlier, assignment]
+
+
+@pytest.mark.slow
+def test_drivers_that_begin_together_in_an_empty_database_all_get_it(
+    postgresql: str, tmp_path: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "from study.config import load_space\n"
+        "from study.ledger import Ledger\n"
+        "config = load_space(sys.argv[1], study=sys.argv[2])\n"
+        "sys.stdin.readline()\n"
+        "ledger = Ledger.create_or_open(config, sys.argv[3], sys.argv[4])\n"
+        "with ledger.lease():\n"
+        "    ledger.close()\n"
+    )
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACE)
+    url = sa.make_url(str(database_url(postgresql)))
+    with sa.create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.execute(sa.text("CREATE DATABASE together"))
+    empty = url.set(database="together").render_as_string(hide_password=False)
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(space), f"s{n}", str(tmp_path / "runs"), empty],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(3)
+    ]
+    time.sleep(8)  # until all have imported what they need, and wait
+    for driver in drivers:
+        assert driver.stdin is not None
+        driver.stdin.write("go\n")
+        driver.stdin.flush()
+    words = [driver.communicate()[1] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0, 0], words

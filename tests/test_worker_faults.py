@@ -171,6 +171,8 @@ def test_tries_are_counted_anew_where_a_trial_gets_further_or_is_launched_again(
 ) -> None:
     trial = handed_out(ledger)
     folder = ledger.places.trial(trial["number"])
+    longer = config.budget.model_copy(update={"queries_per_trial": 64 * (TRIES + 4)})
+    config = config.model_copy(update={"budget": longer})
     for _ in range(TRIES + 2):
         fresh = worker(config, root, trial)
         assert fresh.step()["done"] is False
