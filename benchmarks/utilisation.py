@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -35,12 +36,13 @@ bias: {train_per_group: 60, validation_per_cell: 20, test_per_cell: 20}
 scoring: {repeats: 5, bootstrap_draws: 100, controls: 1}
 """
 _ITERATION = 2 * 5 * 32
-_ORDINARY = "study.tuning.NoiseTrainable"
+_ORDINARY = "study.tuning.run_trials"
 
 
 def utilisation() -> tuple[float, dict[str, Any]]:
     prepare_ray()
     from benchmarks.timed_trainable import SPANS, TimedTrainable  # imports Ray, once prepared
+    from study.tuning import run_trials
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -50,7 +52,7 @@ def utilisation() -> tuple[float, dict[str, Any]]:
         budget = f"budget={{trials: {TRIALS}, queries_per_trial: {queries}}}"
         config = load_space(space, [budget, f"resources.workers={WORKERS}"])
         began = time.time()
-        with patch(_ORDINARY, TimedTrainable):
+        with patch(_ORDINARY, partial(run_trials, trainable=TimedTrainable)):
             outcome = launch(config, root, quiet=True)
         if outcome.exit_code:
             raise RuntimeError(f"the study did not end well: {dict(outcome.counts)}")
