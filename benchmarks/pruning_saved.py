@@ -28,8 +28,9 @@ import numpy as np
 from study.config import StudyConfig, load_space
 from study.ledger import Ledger
 from study.materials import load_materials
+from study.objectives import Objective
 from study.pareto import MEAN, compute_front, goals_of
-from study.pruning import ParetoRule, Pruning, RungMetric
+from study.pruning import ParetoRule, Pruning
 from study.records import TrialRecord
 from study.spaces import method_of
 from ude_core.rungs import Rung
@@ -41,8 +42,8 @@ SEEDS = (7, 8, 9, 10, 11)  # the demo's own, and the next
 PROCESSES = 2
 EQUAL = 0.99
 DEFAULT = Pruning(name="pareto_rank")
-GAP = (RungMetric(metric="eo_gap", direction="minimize"),)
-NORM = (RungMetric(metric="noise_l2", direction="minimize"),)
+GAP = (Objective(metric="eo_gap", direction="minimize"),)
+NORM = (Objective(metric="noise_l2", direction="minimize"),)
 RULES: Mapping[str, Pruning] = {
     "the default": DEFAULT,
     "keep 0.25": DEFAULT.model_copy(update={"keep": 0.25}),

@@ -21,7 +21,8 @@ from study.documents import Document, override, parse
 from study.documents import Path as DocumentPath
 from study.encoder_sections import EncoderSection, PhantomVitEncoder
 from study.explain import InconsistentError, explain, nearest
-from study.metric_names import DISEASE_METRICS, STUDY_METRICS, Direction
+from study.metric_names import DISEASE_METRICS, STUDY_METRICS
+from study.objectives import DEFAULT_OBJECTIVES, Objective
 from study.pruning import Pruning, pruning_problems
 from study.resources import Resources
 from study.search_sections import (
@@ -49,20 +50,6 @@ from ude_core.errors import SettingError, UserError
 __all__ = ["Between", "Choices", "Objective", "StudyConfig", "load_space", "space_names"]
 
 
-class Objective(Section):
-    """One measured value the search is to push, a bare study-level name or `<disease>/<metric>`."""
-
-    metric: str
-    direction: Direction
-
-
-_DEFAULT_OBJECTIVES = (
-    Objective(metric="eo_gap", direction="minimize"),
-    Objective(metric="selection_rate_symmetric_gap", direction="minimize"),
-    Objective(metric="accuracy", direction="maximize"),
-)
-
-
 class StudyConfig(Section):
     """Everything a study is. `study` is the display name; `name` the slug files go by."""
 
@@ -75,7 +62,7 @@ class StudyConfig(Section):
     method: MethodSection = Field(default_factory=MethodSection)
     search: dict[str, Searched]
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1, strict=False)] = (
-        _DEFAULT_OBJECTIVES
+        DEFAULT_OBJECTIVES
     )
     constraints: Annotated[tuple[Constraint, ...], Field(strict=False)] = ()
     budget: Budget = Field(default_factory=Budget)

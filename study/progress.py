@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from study.config import Objective
 from study.ledger import Ledger
+from study.objectives import Objective
 from study.records import Assignment, TrialRecord
 from ude_core.types import Interval
 

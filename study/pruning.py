@@ -16,7 +16,8 @@ import moocore
 import numpy as np
 from pydantic import Field
 
-from study.metric_names import DISEASE_METRICS, STUDY_METRICS, Direction
+from study.metric_names import DISEASE_METRICS, STUDY_METRICS
+from study.objectives import DEFAULT_OBJECTIVES, Objective
 from study.sections import Count, Section, Share
 from ude_core.rungs import FREE_METRICS, Rung, RungPlan
 
@@ -28,20 +29,6 @@ LOOKED_AT = frozenset(
     }
 )
 """The per-trial metrics that a look can tell; beside them every `<disease>/<metric>` of scoring."""
-
-
-class RungMetric(Section):
-    """One measured value that trials are compared by at a rung."""
-
-    metric: str
-    direction: Direction
-
-
-_EFFECT = (
-    RungMetric(metric="eo_gap", direction="minimize"),
-    RungMetric(metric="selection_rate_symmetric_gap", direction="minimize"),
-    RungMetric(metric="accuracy", direction="maximize"),
-)
 
 
 class Pruning(Section):
@@ -59,7 +46,9 @@ class Pruning(Section):
     name: Literal["off", "pareto_rank", "asha"] = "off"
     grace: Share = 0.25
     reduction_factor: Annotated[float, Field(gt=1)] = 2.0
-    metrics: Annotated[tuple[RungMetric, ...], Field(min_length=1, strict=False)] = _EFFECT
+    metrics: Annotated[tuple[Objective, ...], Field(min_length=1, strict=False)] = (
+        DEFAULT_OBJECTIVES
+    )
     repeats: Annotated[int, Field(ge=0)] = 1
     images: Annotated[float, Field(gt=0, le=1)] = 0.4
     keep: Share = 0.4
@@ -138,7 +127,7 @@ def pruning_problems(
 
 
 def standings(
-    rows: Mapping[int, Mapping[str, float]], metrics: Sequence[RungMetric]
+    rows: Mapping[int, Mapping[str, float]], metrics: Sequence[Objective]
 ) -> dict[int, tuple[int, float]]:
     """Return every trial's (non-dominated rank, mean place over the metrics), lower is better.
 

@@ -22,7 +22,7 @@ from study.database import database_url, patiently
 from study.lease import Lease, LeaseLostError, StudyBusyError
 from study.ledger import Ledger
 from ude_core.errors import FingerprintError, SettingError, UserError
-from ude_core.types import Interval, Measured, QueryCount, TrialResult, Undefined
+from ude_core.types import Interval, Measured, QueryCount, TrialResult, Undefined, exactly
 
 SPACE = """\
 seed: 3
@@ -37,10 +37,6 @@ sampler: {startup_trials: 3}
 """
 
 Opener = Callable[..., Ledger]
-
-
-def exactly(value: float) -> Interval:
-    return Interval(value, value, value)
 
 
 def result(*, outcome: str = "improved", **changed: Measured | None) -> TrialResult:

@@ -15,7 +15,8 @@ from study.config import load_space
 from study.harvest import curve_of, harvest
 from study.lease import LeaseLostError
 from study.ledger import Ledger
-from study.pruning import ParetoRule, Pruning, RungMetric, standings, stops
+from study.objectives import Objective
+from study.pruning import ParetoRule, Pruning, standings, stops
 from study.rung_records import RungRecord, read_pruned, write_rungs
 from study.scheduler import PruningScheduler, make_rule
 from ude_core.errors import SettingError
@@ -25,8 +26,8 @@ from ude_core.trial import CHECKPOINT
 from ude_core.types import QueryCount
 
 METRICS = (
-    RungMetric(metric="eo_gap", direction="minimize"),
-    RungMetric(metric="accuracy", direction="maximize"),
+    Objective(metric="eo_gap", direction="minimize"),
+    Objective(metric="accuracy", direction="maximize"),
 )
 RULE = Pruning(name="pareto_rank", metrics=METRICS, keep=0.5, peers=2, grace=0.5)
 SETTINGS = """
