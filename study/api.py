@@ -100,10 +100,11 @@ class Study:
     def export(self, disease: str, folder: Path | str, *, policy: str = "knee") -> Path:
         """Write the bundle of the noise that `policy` picks for `disease`; return its folder.
 
-        Policies: knee, min-gap, max-accuracy, accuracy-drop=P, trial=N. Raises UserError where no
-        point fits, BundleError where `folder` holds other files.
+        Policies: knee, min-gap, max-accuracy, accuracy-drop=P, trial=N; minimax, for the disease
+        `worst`. Raises UserError where no point fits, BundleError where `folder` holds other files.
         """
-        from study.export import export, parse_policy
+        from study.export import export
+        from study.policies import parse_policy
 
         return export(self, disease, parse_policy(policy), Path(folder)).folder
 

@@ -161,7 +161,7 @@ def reseal(folder: Path, change: dict[str, object], *, drop: str | None = None) 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"schema_version": 2}, "schema version 2; this release reads 1"),
+        ({"schema_version": 1}, "schema version 1; this release reads 2"),
         ({"schema_version": "1"}, "schema version"),
         ({"schema_version": True}, "schema version"),
         ({"files": {"../../etc/passwd": "0" * 64}}, "files must be"),

@@ -21,10 +21,11 @@ from rich.console import Console
 from study.api import Study
 from study.confirm import confirm, confirmation_file, dominance, load_confirmation
 from study.confirm_view import confirmation_table
-from study.export import export, parse_policy
+from study.export import export
 from study.ledger import Ledger
 from study.materials import load_materials
 from study.pareto import Goal
+from study.policies import parse_policy
 from ude_core.bundle import verify_bundle
 from ude_core.errors import FingerprintError, UserError
 from ude_core.results import save_result

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from study.api import Study
-from study.export import Policy, candidates, choose, export, knee_distances, parse_policy
+from study.candidates import candidates
+from study.export import export
 from study.pareto import front_of
+from study.policies import Policy, choose, knee_distances, parse_policy
 from ude_core.bundle import load_bundle, verify_bundle
 from ude_core.errors import BundleError, UserError
 

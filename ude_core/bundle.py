@@ -1,9 +1,9 @@
 """The exported artefact: one noise with everything needed to use it, to check it and to trust it.
 
-A bundle is a folder of exactly four files. `manifest.json` holds the sha256 of the other three and
-of itself, and must be byte for byte the canonical form of what it says, so that any changed byte is
+A bundle is a folder of exactly four files, or five where the edit was written as an ONNX graph too.
+`manifest.json` holds the sha256 of the others and of itself, and must be byte for byte the canonical form of what it says, so that any changed byte is
 noticed. This guards against accidents and careless edits; it is not a signature.
-Only safetensors and JSON are ever parsed. Reading order: `Bundle`, `write_bundle`, `load_bundle`.
+Only safetensors and JSON are ever parsed: edit.onnx is for other runtimes, and never read here. Reading order: `Bundle`, `write_bundle`, `load_bundle`.
 Editing pixels and image files with a bundle is `ude_core.editing`.
 """
 
@@ -31,11 +31,14 @@ from ude_core.types import Noise
 
 NOISE_FILE, MANIFEST_FILE = "noise.safetensors", "manifest.json"
 PREVIEW_FILE, CARD_FILE = "preview.png", "MODEL_CARD.md"
+EDIT_FILE = "edit.onnx"
+OPTIONAL = frozenset({EDIT_FILE})
 MAX_BYTES: Mapping[str, int] = {
     NOISE_FILE: 64 << 20,
     MANIFEST_FILE: 4 << 20,
     PREVIEW_FILE: 16 << 20,
     CARD_FILE: 1 << 20,
+    EDIT_FILE: 65 << 20,
 }
 _LEFTOVER_SECONDS = 3600
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -50,13 +53,19 @@ class Bundle:
 
 
 def write_bundle(
-    folder: Path, noise: Noise, facts: BundleFacts, *, preview: bytes, card: str
+    folder: Path,
+    noise: Noise,
+    facts: BundleFacts,
+    *,
+    preview: bytes,
+    card: str,
+    edit: bytes | None = None,
 ) -> None:
     """Write the bundle as a whole: built beside `folder`, then renamed over it.
 
     A killed writer leaves the bundle that was there, or none; of two writers at once, one whole
     bundle stays. The same arguments give the same bytes. `preview` is a PNG and must not show a
-    patient. Raises BundleError when `folder` holds other files, or the noise is not a
+    patient; `edit` is the same edit as an ONNX graph. Raises BundleError when `folder` holds other files, or the noise is not a
     finite float32 tensor [1, image_size, image_size].
     """
     from ude_core.storage import sync_folder
@@ -71,6 +80,8 @@ def write_bundle(
         PREVIEW_FILE: preview,
         CARD_FILE: card.encode(),
     }
+    if edit is not None:
+        contents[EDIT_FILE] = edit
     contents[MANIFEST_FILE] = seal(facts, {name: sha256(raw) for name, raw in contents.items()})
     for name, raw in contents.items():
         if len(raw) > MAX_BYTES[name]:
@@ -183,14 +194,16 @@ def _read_all(folder: Path) -> dict[str, bytes]:
         raise BundleError(f"{folder} is not a bundle: there is no such folder")
     present = {entry.name: entry for entry in os.scandir(folder)}
     for name in MAX_BYTES:
-        if name not in present:
+        if name not in present and name not in OPTIONAL:
             raise BundleError(f"{folder} is not a whole bundle: {name} is missing")
     for name, entry in sorted(present.items()):
         if name not in MAX_BYTES:
             raise BundleError(f"{folder} holds {name!r}, which is no part of a bundle")
         if not entry.is_file(follow_symlinks=False):
             raise BundleError(f"{folder / name} must be a plain file, not a link or a folder")
-    return {name: _read(folder / name, limit) for name, limit in MAX_BYTES.items()}
+    return {
+        name: _read(folder / name, limit) for name, limit in MAX_BYTES.items() if name in present
+    }
 
 
 def _read(path: Path, limit: int) -> bytes:

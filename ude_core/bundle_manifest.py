@@ -13,8 +13,11 @@ from typing import Any, Literal, get_args
 from ude_core.errors import BundleError
 from ude_core.types import Interval, Measured, PixelPipeline, Undefined
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Stage = Literal["search", "confirmed"]
+FEWEST = 5
+"""Cells of fewer images are not told: they might point at a person."""
+
 _MEASURED = ("metrics", "reference", "validation")
 
 Scalar = str | int | float | bool | None
@@ -26,6 +29,8 @@ class BundleFacts:
 
     `metrics` is what users should expect (the confirmation's, on the test split, when `stage` is
     "confirmed"); `reference` is ERM on the same images; `validation` is what the search saw.
+    `cells[disease]["group, label"]` counts the images that the noise was learnt on, null where a
+    cell has fewer than 5; empty where nobody counted them.
     """
 
     study: str
@@ -41,6 +46,7 @@ class BundleFacts:
     image_size: int
     cohort: str
     data_fingerprint: str
+    cells: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
     metrics: Mapping[str, Measured]
     reference: Mapping[str, Measured] = field(default_factory=dict)
     validation: Mapping[str, Measured] = field(default_factory=dict)
@@ -88,6 +94,8 @@ def _to_json(facts: BundleFacts) -> dict[str, Any]:
         value = getattr(facts, item.name)
         if item.name in _MEASURED:
             value = {name: _measured_to_json(one) for name, one in value.items()}
+        elif item.name == "cells":
+            value = {disease: dict(counts) for disease, counts in value.items()}
         elif isinstance(value, Mapping):
             value = dict(value)
         values[item.name] = value
@@ -122,10 +130,18 @@ def _well_typed(name: str, value: object) -> bool:
             return value in get_args(Stage)
         case "parameters":
             return isinstance(value, dict) and all(isinstance(v, Scalar) for v in value.values())
+        case "cells":
+            return isinstance(value, dict) and all(map(_is_counts, value.values()))
         case "packages":
             return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
         case _:
             return isinstance(value, dict if name in _MEASURED else str)
+
+
+def _is_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        count is None or (type(count) is int and count >= FEWEST) for count in value.values()
+    )
 
 
 def _measured_to_json(value: Measured) -> dict[str, float | str]:

@@ -1,0 +1,57 @@
+"""Which points may be exported: confirmed ones that beat random noise, where there are any.
+
+The choice among them is made on validation figures, also where the study is confirmed: choosing by
+test figures would make those optimistic again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from study.confirm import Confirmation, ConfirmedPoint
+from study.pareto import Control, Front, Point, control_label, scoped
+
+
+def trusted(
+    points: Sequence[Point], front: Front, confirmation: Confirmation | None
+) -> tuple[Point, ...]:
+    """Return those of `points` to choose among.
+
+    Those confirmed and better than random noise on the test split; else those better than random
+    noise on validation; else all of them.
+    """
+    better = tuple(point for point in points if point.control != "no better than noise")
+    if confirmation is not None:
+        confirmed = tuple(
+            point
+            for point in better
+            if (found := confirmation.point(point.trial)) is not None
+            and confirmed_control(found, front.disease) != "no better than noise"
+        )
+        better = confirmed or better
+    return better or tuple(points)
+
+
+def candidates(front: Front, confirmation: Confirmation | None) -> tuple[Point, ...]:
+    """Return the points of a front to choose among: see `trusted`."""
+    return trusted(front.best, front, confirmation)
+
+
+def confirmed_control(found: ConfirmedPoint, disease: str) -> Control:
+    """Return whether a confirmed noise beat random noise for `disease` on the test split."""
+    diseases = sorted({name.partition("/")[0] for name in found.metrics if "/" in name})
+    return control_label(scoped(found.metrics, disease, diseases))
+
+
+def doubt(point: Point, front: Front, confirmation: Confirmation | None) -> str:
+    """Return a warning where a point is no better than random noise; else nothing."""
+    found = confirmation.point(point.trial) if confirmation is not None else None
+    where, label = "validation", point.control
+    if found is not None:
+        where, label = "the test split", confirmed_control(found, front.disease)
+    if label != "no better than noise":
+        return ""
+    return (
+        f"{front.disease}: trial {point.trial} is no better than random noise of its own norm on "
+        f"{where}; do not use it"
+    )
