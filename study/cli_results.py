@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from study.cli_support import ROOT, AsJson, Name, Root, open_study, show, show_fronts
 from ude_core.errors import UserError
+
+if TYPE_CHECKING:
+    from study.publish import Published
 
 app = typer.Typer()
 
@@ -115,39 +119,58 @@ def export(
     ] = False,
     policy: Annotated[
         str,
-        typer.Option(help="knee, min-gap, max-accuracy, accuracy-drop=P or trial=N."),
+        typer.Option(
+            help="knee, min-gap, max-accuracy, accuracy-drop=P, trial=N; or minimax: one "
+            "noise for every disease."
+        ),
     ] = "knee",
+    register: Annotated[
+        bool, typer.Option(help="In MLflow's Model Registry too, where it can be reached.")
+    ] = True,
+    onnx: Annotated[bool, typer.Option("--onnx", help="With the edit as a graph too.")] = False,
     root: Root = ROOT,
     as_json: AsJson = False,
 ) -> None:
-    """Write the best noise as a bundle."""
-    from study.export import export as run
-    from study.export import parse_policy
+    """Write the best noise as a bundle, and register it."""
+    from study.policies import parse_policy
+    from study.publish import publish
 
-    if (disease is None) == (not all_diseases):
-        raise UserError("name one --disease, or --all-diseases")
     chosen = parse_policy(policy)
+    if chosen.kind == "minimax":
+        if disease is not None or all_diseases:
+            raise UserError("minimax is one noise for every disease: name no --disease")
+    elif (disease is None) == (not all_diseases):
+        raise UserError("name one --disease, or --all-diseases")
     opened = open_study(study, root)
-    wanted = opened.config.cohort.diseases if disease is None else (disease,)
-    done = [run(opened, one, chosen, out / one if disease is None else out) for one in wanted]
-    for one in done:
-        if one.warning:
-            typer.echo(f"warning: {one.warning}", err=True)
-        if not as_json:
-            state = "written" if one.written else "unchanged"
-            typer.echo(f"{one.disease}: trial {one.trial} → {one.folder} ({state})")
+    published = publish(opened, chosen, out, disease=disease, register=register, onnx=onnx)
+    for warning in dict.fromkeys(one.exported.warning for one in published):
+        if warning:
+            typer.echo(f"warning: {warning}", err=True)
+    for note in dict.fromkeys(one.note for one in published):
+        if note:
+            typer.echo(f"note: {note}", err=True)
     if as_json:
-        rows = [
-            {
-                "disease": one.disease,
-                "trial": one.trial,
-                "folder": str(one.folder),
-                "written": one.written,
-                "warning": one.warning,
-            }
-            for one in done
-        ]
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps([_published_json(one) for one in published]))
+        return
+    for one in published:
+        done = one.exported
+        state = "written" if done.written else "unchanged"
+        typer.echo(f"{done.disease}: trial {done.trial} → {done.folder} ({state})")
+        if one.registered is not None:
+            typer.echo(f"  models:/{one.registered.name}@best is version {one.registered.version}")
+
+
+def _published_json(one: Published) -> dict[str, Any]:
+    done = one.exported
+    return {
+        "disease": done.disease,
+        "trial": done.trial,
+        "folder": str(done.folder),
+        "written": done.written,
+        "warning": done.warning,
+        "registered": None if one.registered is None else asdict(one.registered),
+        "note": one.note,
+    }
 
 
 @app.command()
@@ -171,18 +194,34 @@ def verify(
 @app.command()
 def apply(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")],
-    source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of them.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="An image, or a folder with its sub-folders.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="A PNG, or a folder.")],
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the images go: a name, or 12 digits of a fingerprint. Refused "
+            "where the noise was learnt for another."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files of OUT that differ.")
     ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; else a core each.")] = None,
 ) -> None:
     """Edit an image or a folder of images; the originals stay as they are."""
-    from ude_core.bundle import load_bundle
-    from ude_core.editing import edit_path
+    from study.progress_bar import progress_bar
+    from ude_core.bundle import check_encoder, load_bundle
+    from ude_core.edit_files import edit_path
 
     loaded = load_bundle(bundle)
-    done = edit_path(loaded, source, target, overwrite=overwrite)
+    if encoder is not None:
+        check_encoder(loaded.facts, encoder)
+    with progress_bar("editing") as progress:
+        done = edit_path(
+            loaded, source, target, overwrite=overwrite, workers=workers, progress=progress
+        )
     if loaded.facts.pixels == "paper":
         typer.echo(
             "note: this noise was scored on floats; files are clamped and rounded to their bits",

@@ -48,6 +48,17 @@ def metric_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_\-. /:]", "_", name)
 
 
+def trial_run(client: MlflowClient, study: str, number: int) -> str | None:
+    """Return the id of the run that records a trial, or None; nothing is written."""
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        return None
+    query = f"tags.`{_STUDY_TAG}` = '{study}' and tags.`{_TRIAL_TAG}` = '{trial_name(number)}'"
+    runs = client.search_runs([experiment.experiment_id], query)
+    oldest = min(runs, key=lambda one: (one.info.start_time, one.info.run_id), default=None)
+    return None if oldest is None else str(oldest.info.run_id)
+
+
 class StudyRuns:
     """The MLflow runs of one study. Not thread-safe; every call may raise what MLflow raises."""
 

@@ -22,7 +22,8 @@ from ude_core.bundle import (
     write_bundle,
 )
 from ude_core.bundle_manifest import BundleFacts, open_seal, seal, sha256
-from ude_core.editing import edit_image, edit_images, edit_path, edit_pixels
+from ude_core.edit_files import edit_path
+from ude_core.editing import edit_image, edit_images, edit_pixels
 from ude_core.errors import BundleError
 from ude_core.figures import gray_ramp, noise_map, png_bytes, preview
 from ude_core.noise import apply_noise, to_pixels

@@ -1,10 +1,12 @@
 """The exported artefact: one noise with everything needed to use it, to check it and to trust it.
 
 A bundle is a folder of exactly four files, or five where the edit was written as an ONNX graph too.
-`manifest.json` holds the sha256 of the others and of itself, and must be byte for byte the canonical form of what it says, so that any changed byte is
-noticed. This guards against accidents and careless edits; it is not a signature.
-Only safetensors and JSON are ever parsed: edit.onnx is for other runtimes, and never read here. Reading order: `Bundle`, `write_bundle`, `load_bundle`.
-Editing pixels and image files with a bundle is `ude_core.editing`.
+`manifest.json` holds the sha256 of the others and of itself, and must be byte for byte the canonical
+form of what it says, so that any changed byte is noticed. This guards against accidents and careless
+edits; it is not a signature. Only safetensors and JSON are ever parsed: edit.onnx is for other
+runtimes, and never read here.
+Reading order: `Bundle`, `write_bundle`, `load_bundle`.
+Editing pixels and image files with a bundle is `ude_core.editing` and `ude_core.edit_files`.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ MAX_BYTES: Mapping[str, int] = {
     EDIT_FILE: 65 << 20,
 }
 _LEFTOVER_SECONDS = 3600
+_SHORTEST = 12
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
@@ -65,8 +68,8 @@ def write_bundle(
 
     A killed writer leaves the bundle that was there, or none; of two writers at once, one whole
     bundle stays. The same arguments give the same bytes. `preview` is a PNG and must not show a
-    patient; `edit` is the same edit as an ONNX graph. Raises BundleError when `folder` holds other files, or the noise is not a
-    finite float32 tensor [1, image_size, image_size].
+    patient; `edit` is the same edit as an ONNX graph. Raises BundleError when `folder` holds other
+    files, or the noise is not a finite float32 tensor [1, image_size, image_size].
     """
     from ude_core.storage import sync_folder
 
@@ -148,6 +151,16 @@ def check_made_for(facts: BundleFacts, *, encoder_fingerprint: str) -> None:
             f"this noise was learnt through encoder {facts.encoder} "
             f"({facts.encoder_fingerprint[:12]}), not {encoder_fingerprint[:12]}; "
             "learn one for this encoder"
+        )
+
+
+def check_encoder(facts: BundleFacts, stated: str) -> None:
+    """Raise BundleError unless `stated` is the encoder's name or begins its fingerprint (12 digits)."""
+    short = len(stated) >= _SHORTEST and facts.encoder_fingerprint.startswith(stated.lower())
+    if stated != facts.encoder and not short:
+        raise BundleError(
+            f"this noise was learnt through encoder {facts.encoder} "
+            f"({facts.encoder_fingerprint[:_SHORTEST]}), not {stated}; learn one for that encoder"
         )
 
 

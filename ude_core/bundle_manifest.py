@@ -124,18 +124,15 @@ def _well_typed(name: str, value: object) -> bool:
     match name:
         case "trial" | "image_size":
             return type(value) is int and value >= (1 if name == "image_size" else 0)
-        case "pixels":
-            return value in get_args(PixelPipeline)
-        case "stage":
-            return value in get_args(Stage)
+        case "pixels" | "stage":
+            return value in get_args(PixelPipeline if name == "pixels" else Stage)
         case "parameters":
             return isinstance(value, dict) and all(isinstance(v, Scalar) for v in value.values())
         case "cells":
             return isinstance(value, dict) and all(map(_is_counts, value.values()))
         case "packages":
             return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
-        case _:
-            return isinstance(value, dict if name in _MEASURED else str)
+    return isinstance(value, dict if name in _MEASURED else str)
 
 
 def _is_counts(value: object) -> bool:
