@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.apply_speed import apply_speed
 from benchmarks.candidate_vs_bare import mobilenetv2, vit_b16
 from benchmarks.footprint import cost_vs_size, worker_memory
 from benchmarks.overhead import overhead_growth, overhead_vs_stock
@@ -37,6 +38,7 @@ BENCHMARKS: Mapping[str, Callable[[], tuple[float, dict[str, Any]]]] = {
     "simulated_scale": simulated_scale,
     "utilisation": utilisation,
     "pruning_saved": pruning_saved,
+    "apply_speed": apply_speed,
 }
 
 

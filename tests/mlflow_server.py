@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _SECONDS = 180
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def free_port() -> int:
@@ -43,7 +44,7 @@ class MlflowServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+                env={**os.environ, **_QUIET},
             )
         deadline = time.monotonic() + _SECONDS
         while True:

@@ -62,7 +62,7 @@ def make_facts(**changes: object) -> BundleFacts:
 def write(folder: Path, noise: torch.Tensor | None = None, **changes: object) -> Path:
     noise = make_noise() if noise is None else noise
     facts = make_facts(image_size=noise.shape[-1], **changes)
-    write_bundle(folder, noise, facts, preview=TINY_PNG, card="# Card\n")
+    write_bundle(folder, noise, facts, preview=TINY_PNG, card="# Card\n", edit=b"a graph")
     return folder
 
 
@@ -85,8 +85,19 @@ def test_what_is_written_is_loaded(bundle: Path) -> None:
 
 def test_the_manifest_hashes_every_other_file(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_bytes())
-    for name in ("noise.safetensors", "preview.png", "MODEL_CARD.md"):
-        assert manifest["files"][name] == sha256((bundle / name).read_bytes())
+    assert manifest["files"] == {
+        name: sha256(raw) for name, raw in contents(bundle).items() if name != "manifest.json"
+    }
+
+
+def test_the_graph_may_be_left_out_and_then_may_not_be_slipped_in(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    write_bundle(folder, make_noise(), make_facts(), preview=TINY_PNG, card="")
+    assert set(contents(folder)) == set(MAX_BYTES) - {"edit.onnx"}
+    verify_bundle(folder)
+    (folder / "edit.onnx").write_bytes(b"another graph")
+    with pytest.raises(BundleError, match=r"edit\.onnx, which its manifest does not list"):
+        verify_bundle(folder)
 
 
 def test_writing_again_gives_the_same_bytes_and_leaves_nothing_behind(bundle: Path) -> None:
@@ -165,7 +176,7 @@ def reseal(folder: Path, change: dict[str, object], *, drop: str | None = None) 
         ({"schema_version": 1}, "schema version 1; this release reads 2"),
         ({"schema_version": "1"}, "schema version"),
         ({"schema_version": True}, "schema version"),
-        ({"files": {"../../etc/passwd": "0" * 64}}, "files must be"),
+        ({"files": {"../../etc/passwd": "0" * 64, "edit.onnx": "0" * 64}}, "files must be"),
         ({"files": []}, "files must give"),
         ({"trial": "7"}, "trial has a value of the wrong kind"),
         ({"trial": True}, "trial has a value of the wrong kind"),

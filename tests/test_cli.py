@@ -149,6 +149,9 @@ def test_export_verify_and_apply(study: Study, tmp_path: Path) -> None:
     images.mkdir()
     Image.fromarray(np.full((64, 64), 99, np.uint8)).save(images / "a.png")
     assert "1 written, 0 unchanged" in run("apply", bundle, images, edited).stdout
+    assert "1 unchanged" in run("apply", bundle, images, edited, "--encoder", "phantom_vit").stdout
+    assert "learnt through encoder phantom_vit" in refused(
+        "apply", bundle, images, edited, "--encoder", "medical_mae")  # fmt: skip
     assert "is an input" in refused("apply", bundle, images, images)
     (bundle / "extra").write_text("")
     assert "no part of a bundle" in refused("verify", bundle)
@@ -167,6 +170,7 @@ def test_an_export_that_is_no_better_than_noise_warns(study: Study, tmp_path: Pa
     [
         (["--out", "b"], "name one --disease, or --all-diseases"),
         (["--out", "b", "--disease", "edema", "--all-diseases"], "name one --disease"),
+        (["--out", "b", "--disease", "edema", "--policy", "minimax"], "name no --disease"),
         (["--out", "b", "--disease", "edema", "--policy", "best"], "policy 'best' is unknown"),
         (["--out", "b", "--disease", "edema", "--policy", "trial=9"], "is not complete"),
     ],

@@ -1,5 +1,7 @@
 """Policies pick what they say; bundles are written once, and say what was measured."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +13,8 @@ from hypothesis import strategies as st
 
 from study.api import Study
 from study.candidates import candidates
-from study.export import export
-from study.pareto import front_of
+from study.export import export, export_all
+from study.pareto import Front, Point, front_of
 from study.policies import Policy, choose, knee_distances, parse_policy
 from ude_core.bundle import load_bundle, verify_bundle
 from ude_core.errors import BundleError, UserError
@@ -33,6 +35,7 @@ def study(tmp_path: Path) -> Iterator[Study]:
         ("accuracy-drop=2", Policy("accuracy-drop", 2.0)),
         ("accuracy-drop=0", Policy("accuracy-drop", 0.0)),
         ("trial=12", Policy("trial", 12)),
+        ("minimax", Policy("minimax")),
     ],
 )
 def test_policies_are_read_and_written_back(text: str, policy: Policy) -> None:
@@ -148,6 +151,75 @@ def test_exporting_again_changes_nothing(study: Study, tmp_path: Path) -> None:
     }
     assert export(study, "edema", parse_policy("min-gap"), out).written
     assert verify_bundle(out).trial == 0
+
+
+@pytest.mark.parametrize("onnx", [False, True])
+def test_two_exports_of_one_trial_are_equal_byte_for_byte(
+    study: Study, tmp_path: Path, onnx: bool
+) -> None:
+    first, second = (
+        export(study, "edema", parse_policy("trial=2"), tmp_path / name, onnx=onnx).folder
+        for name in ("one", "two")
+    )
+    contents = {path.name: path.read_bytes() for path in first.iterdir()}
+    assert contents == {path.name: path.read_bytes() for path in second.iterdir()}
+    assert len(contents) == 4 + onnx
+
+
+def test_with_or_without_a_graph_is_another_bundle(study: Study, tmp_path: Path) -> None:
+    knee, out = parse_policy("knee"), tmp_path / "out"
+    wrote = [export(study, "edema", knee, out, onnx=onnx).written for onnx in (False, True, True)]
+    assert wrote == [True, True, False]
+    assert export(study, "edema", knee, out).written
+    assert not (out / "edit.onnx").exists()
+
+
+def test_minimax_is_one_bundle_for_every_disease(study: Study, tmp_path: Path) -> None:
+    minimax = parse_policy("minimax")
+    done = export(study, "worst", minimax, tmp_path / "out")
+    facts = verify_bundle(tmp_path / "out")
+    assert (done.trial, facts.disease, facts.policy) == (0, "worst", "minimax")
+    assert "Chosen for every disease" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    with pytest.raises(UserError, match="minimax picks one noise for every disease"):
+        export(study, "edema", minimax, tmp_path / "other")
+
+
+def test_where_one_disease_has_no_bundle_none_is_written(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_for_edema(front: Front, *rest: object) -> tuple[Point, str]:
+        if front.disease == "edema":
+            raise UserError("no point fits")
+        return choose(front, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("study.export.choose", fails_for_edema)
+    with pytest.raises(UserError, match="no point fits"):
+        export_all(study, study.config.cohort.diseases, parse_policy("knee"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+_EXPORTS = """
+import sys
+from pathlib import Path
+from study.api import Study
+study = Study.open("tiny", sys.argv[1])
+for turn in range(6):
+    study.export("edema", Path(sys.argv[2]), policy=f"trial={(turn + int(sys.argv[3])) % 3}")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_export_at_once_leave_a_whole_bundle(
+    study: Study, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundles" / "edema"
+    both = [
+        subprocess.Popen([sys.executable, "-c", _EXPORTS, str(study.root), str(out), str(first)])
+        for first in range(2)
+    ]
+    assert [process.wait(timeout=200) for process in both] == [0, 0]
+    assert verify_bundle(out).trial in (0, 1, 2)
+    assert [path.name for path in out.parent.iterdir()] == ["edema"]
 
 
 def test_a_confirmed_export_reports_the_test_split(

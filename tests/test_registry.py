@@ -48,14 +48,14 @@ def versions(client: MlflowClient, name: str) -> list[int]:
 
 # torch, the engine and the service cannot be imported: the code file stands alone.
 _LOADS = """
-import json, sys
-for name in ("torch", "ude_core", "study", "cloudpickle"):
+import pickle, sys
+for name in ("torch", "ude_core", "study"):
     sys.modules[name] = None
-import pickle
+import cloudpickle, mlflow.pyfunc, numpy as np
 def never(*args, **kwargs):
     raise AssertionError("a pickle was read")
-pickle.load = pickle.loads = pickle.Unpickler = never
-import numpy as np, mlflow
+for module in (pickle, cloudpickle):
+    module.load = module.loads = never
 uri, name, images, out = sys.argv[1:]
 mlflow.set_tracking_uri(uri)
 mlflow.set_registry_uri(uri)

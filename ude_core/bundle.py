@@ -127,6 +127,11 @@ def _load(folder: Path) -> tuple[BundleFacts, Float[np.ndarray, "1 height width"
     contents = _read_all(folder)
     facts, hashes = open_seal(contents[MANIFEST_FILE], folder / MANIFEST_FILE)
     expected = sorted(set(contents) - {MANIFEST_FILE})
+    for name in OPTIONAL:
+        if name in hashes and name not in contents:
+            raise BundleError(f"{folder} is not a whole bundle: {name} is missing")
+        if name in contents and name not in hashes:
+            raise BundleError(f"{folder} holds {name}, which its manifest does not list")
     if sorted(hashes) != expected:
         raise BundleError(f"{folder / MANIFEST_FILE}: files must be {', '.join(expected)}")
     for name in expected:
