@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from finished import GOALS, about, confirmed, finished_study, hand_front, measured, noise_of
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from study.api import Study
@@ -16,6 +16,7 @@ from study.candidates import candidates
 from study.export import export, export_all
 from study.pareto import Front, Point, front_of
 from study.policies import Policy, choose, knee_distances, parse_policy
+from study.publish import export_point
 from ude_core.bundle import load_bundle, verify_bundle
 from ude_core.errors import BundleError, UserError
 
@@ -196,6 +197,20 @@ def test_where_one_disease_has_no_bundle_none_is_written(
     with pytest.raises(UserError, match="no point fits"):
         export_all(study, study.config.cohort.diseases, parse_policy("knee"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@given(st.one_of(st.text(max_size=300), st.sampled_from(["../edema", "-edema", "edema\0", "/etc"])))
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_name_that_is_no_disease_writes_nothing_anywhere(
+    study: Study, tmp_path: Path, name: str
+) -> None:
+    assume(name not in (*study.config.cohort.diseases, "mean", "worst"))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match="is not in study tiny"):
+        export_point(study, name, 1, tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 _EXPORTS = """

@@ -181,9 +181,9 @@ def test_a_trial_that_mlflow_does_not_know_and_an_altered_bundle_are_not_registe
     with finished_study(tmp_path / "other") as stranger:
         database = Layout.at(study.root).mlflow_database
         shutil.copy(database, Layout.at(stranger.root).mlflow_database)
-        run = trial_run(client, "tiny", 2)
+        run = trial_run(client, "tiny", 4)
         assert run is not None
         client_of(stranger).delete_run(run)
-        unknown = publish(stranger, Policy("trial", 2), tmp_path / "c", disease="pneumonia")[0]
+        unknown = publish(stranger, Policy("trial", 4), tmp_path / "c", disease="pneumonia")[0]
     assert unknown.exported.written
     assert "not in MLflow yet; ude-study sync tiny" in unknown.note
