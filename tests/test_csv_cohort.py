@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ude_core.cohorts.bias import cell_counts
+from ude_core.cohorts.cells import cell_counts
 from ude_core.cohorts.csv_cohort import check_csv, load_csv
 from ude_core.cohorts.csv_settings import CsvSettings
 from ude_core.errors import CohortError, SettingError

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from ude_core.cohorts.base import NEGATIVE, NOT_USED, POSITIVE, Cohort
 from ude_core.cohorts.bias import (
-    cell_counts,
-    describe,
+    confirmation_draws,
     draw_confirmation,
     draw_validation,
     train_cells,
-    undefined_metrics,
+    validation_draws,
 )
+from ude_core.cohorts.cells import cell_counts, cell_table, undefined_metrics
 from ude_core.cohorts.csv_cohort import load_csv
 from ude_core.cohorts.splits import Split, check_no_leak, split_by_patient
 from ude_core.errors import CohortError, SettingError
@@ -275,10 +275,44 @@ def test_tables_of_cells() -> None:
     assert reason.startswith(
         "edema has no negative image in group male: eo_negative_gap and tnr.male"
     )
-    table = describe(cohort, split_by_patient(cohort, SHARES, np.random.default_rng(0)))
+    split = split_by_patient(cohort, SHARES, np.random.default_rng(0))
+    table = cell_table(cohort, split).wide()
     parts = table[["train", "validation", "test"]].sum(axis=1)
     assert parts.tolist() == table["all"].tolist() == counts["n"].tolist()
-    assert (table["train"] + table["validation"]).tolist() == table["development"].tolist()
+
+
+def test_table_1_has_the_cells_that_were_asked_for() -> None:
+    """The paper's Table 1: a gap between the groups to train on, equal cells to test on."""
+    sizes = {("female", 1): 300, ("female", 0): 280, ("male", 1): 260, ("male", 0): 310}
+    cohort = cohort_of(sizes)
+    split = split_by_patient(cohort, SHARES, np.random.default_rng(0))
+    bias = BiasConfig(gap=0.5, train_per_group=40, validation_per_cell=12, test_per_cell=25)
+    draws = validation_draws(cohort, split.development, bias, 3, seed=5)
+    confirmation = confirmation_draws(cohort, split, bias, 3, seed=5)
+    table = cell_table(cohort, split, draws, confirmation)
+    assert table.parts == (
+        "all", "train", "validation", "test",
+        "draw_train", "draw_validation", "confirm_train", "confirm_test",
+    )  # fmt: skip
+    wide = table.wide()
+    cells = list(zip(wide["group"], wide["label"], strict=True))
+    assert cells == [(group, label) for group in GROUPS for label in ("positive", "negative")]
+    for part in ("draw_train", "confirm_train"):
+        assert wide[part].tolist() == [30, 10, 10, 30]
+    assert wide["draw_validation"].tolist() == [12] * 4
+    assert wide["confirm_test"].tolist() == [25] * 4
+    assert len(table.frame()) == 8 * 4
+    again = validation_draws(cohort, split.development, bias, 3, seed=5)
+    np.testing.assert_array_equal(draws["edema"][2].train, again["edema"][2].train)
+    other = validation_draws(cohort, split.development, bias, 3, seed=6)
+    assert not np.array_equal(draws["edema"][2].train, other["edema"][2].train)
+
+
+def test_small_counts_are_masked_before_they_leave_the_machine() -> None:
+    cohort = cohort_of({("female", 1): 4, ("female", 0): 5, ("male", 1): 0, ("male", 0): 9})
+    masked = cell_table(cohort).masked()
+    assert [row.n for row in masked.rows] == [None, 5, None, 9]
+    assert masked.frame()["n"].isna().tolist() == [True, False, True, False]
 
 
 def test_real_cohort_allows_ten_draws_of_each_disease(shared_data: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 
 from ude_core.cohorts.base import Cohort
-from ude_core.cohorts.bias import Draw, draw_validation
+from ude_core.cohorts.bias import Draw, validation_draws
 from ude_core.cohorts.splits import Split, split_by_patient
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
@@ -69,19 +69,7 @@ def prepare(
     Raises CohortError where a draw asks for more images than a cell holds.
     """
     parts = split_by_patient(cohort, split, numpy_generator(seed, "split"))
-    draws = {
-        disease: tuple(
-            draw_validation(
-                cohort,
-                disease,
-                parts.development,
-                bias,
-                numpy_generator(seed, "draw", disease, repeat),
-            )
-            for repeat in range(scoring.repeats)
-        )
-        for disease in cohort.diseases
-    }
+    draws = validation_draws(cohort, parts.development, bias, scoring.repeats, seed)
     clean, queries = cached_embeddings(cohort, encoder, parts.development, cache)
     attribute_head = _attribute_head(cohort, encoder, parts, clean, scoring, seed, cache)
     return StudyAssets(seed, bias, scoring, parts, draws, clean, attribute_head, queries)

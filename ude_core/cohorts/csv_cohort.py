@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from ude_core.cohorts.base import NEGATIVE, NOT_USED, POSITIVE, Cohort
-from ude_core.cohorts.bias import cell_counts, undefined_metrics
+from ude_core.cohorts.cells import cell_counts, undefined_metrics
 from ude_core.cohorts.csv_settings import (
     Blank,
     CsvSettings,
