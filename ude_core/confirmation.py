@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ude_core.assets import StudyAssets
 from ude_core.cohorts.base import Cohort
-from ude_core.cohorts.bias import Draw, draw_confirmation
+from ude_core.cohorts.bias import Draw, confirmation_draws
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
 from ude_core.image_rows import ImageRows
@@ -25,7 +25,7 @@ from ude_core.scoring import (
     score_logits,
     score_points,
 )
-from ude_core.seeding import derive_seed, numpy_generator
+from ude_core.seeding import derive_seed
 from ude_core.types import (
     Indices,
     Interval,
@@ -68,19 +68,7 @@ def confirm_noises(
 
     All noises, their controls and ERM meet the same draws, head starts and bootstrap resamples.
     """
-    draws = {
-        disease: tuple(
-            draw_confirmation(
-                cohort,
-                disease,
-                assets.split,
-                assets.bias,
-                numpy_generator(seed, "confirm", disease, repeat),
-            )
-            for repeat in range(repeats)
-        )
-        for disease in cohort.diseases
-    }
+    draws = confirmation_draws(cohort, assets.split, assets.bias, repeats, seed)
     rows = _used_rows(draws)
     images = ImageRows(cohort.images, rows)
     spent = 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from ude_core.types import ImageArray
 
@@ -19,7 +19,11 @@ class Cohort:
 
     `patients` holds codes 0..P-1 and never a raw identifier. `labels[disease]` is 1 positive,
     0 negative, -1 where the image is not used for that disease. `fingerprint` is a sha256 over
-    pixels, attribute, labels and patient codes.
+    everything else here.
+
+    `confounder` is a column known to leak into the images (AP/PA), which every draw balances within
+    each cell; `stratum` indexes `strata`, its values, and both are empty where there is none.
+    `official_test` marks the test images of a cohort that is published with a split of its own.
     """
 
     name: str
@@ -30,6 +34,10 @@ class Cohort:
     attribute: Int[np.ndarray, " images"]  # index into `groups`
     labels: Mapping[str, Int[np.ndarray, " images"]]
     fingerprint: str
+    confounder: str = ""
+    strata: tuple[str, ...] = ()
+    stratum: Int[np.ndarray, " images"] | None = None
+    official_test: Bool[np.ndarray, " images"] | None = None
 
     @property
     def diseases(self) -> tuple[str, ...]:

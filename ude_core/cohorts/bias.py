@@ -1,7 +1,9 @@
 """Tying a disease to the attribute in training, and measuring on equal cells (section 3.1).
 
 A cell is (attribute group, label). A draw takes images without replacement: the training cells
-follow the chosen gap between the groups' positive rates, every evaluation cell has one size.
+follow the chosen gap between the groups' positive rates, every evaluation cell has one size. Where
+the cohort names a confounder, every cell takes equally many images of each of its values, so that
+the confounder tells neither group nor label.
 """
 
 from __future__ import annotations
@@ -10,23 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Int
 
-from ude_core.cohorts.base import NEGATIVE, POSITIVE, Cohort
+from ude_core.cohorts.base import POSITIVE, Cohort
+from ude_core.cohorts.cells import LABELS, cell_names, cells, count_cells
 from ude_core.cohorts.splits import Split
 from ude_core.errors import CohortError, SettingError
+from ude_core.seeding import numpy_generator
 from ude_core.types import BiasConfig, Indices
 
-Cell = tuple[str, int]
-LABEL_NAMES = {POSITIVE: "positive", NEGATIVE: "negative"}
-
-_LABELS = (POSITIVE, NEGATIVE)
 _PARTITIONS = 50
-_METRICS_OF = {
-    POSITIVE: "eo_positive_gap, tpr_ratio_gap and tpr",
-    NEGATIVE: "eo_negative_gap and tnr",
-}
 
 _Counts = Int[np.ndarray, "people cells"]
 _Need = Int[np.ndarray, " cells"]
@@ -40,7 +35,7 @@ class Draw:
     evaluation: Int[np.ndarray, " evaluation"]
 
 
-def train_cells(config: BiasConfig, groups: Sequence[str]) -> Mapping[Cell, int]:
+def train_cells(config: BiasConfig, groups: Sequence[str]) -> Mapping[tuple[str, int], int]:
     """Return how many training images each (group, label) cell has.
 
     The favored group has positive rate 0.5 + gap/2, every other 0.5 - gap/2, rounded so that the
@@ -64,7 +59,47 @@ def train_cells(config: BiasConfig, groups: Sequence[str]) -> Mapping[Cell, int]
     return {
         (group, label): many if (group == config.favoured) == (label == POSITIVE) else few
         for group in groups
-        for label in _LABELS
+        for label in LABELS
+    }
+
+
+def validation_draws(
+    cohort: Cohort, development: Indices, bias: BiasConfig, repeats: int, seed: int
+) -> dict[str, tuple[Draw, ...]]:
+    """Return what a search scores on: `repeats` draws a disease, seeded by (seed, disease, repeat).
+
+    Raises CohortError where a draw asks for more images than a cell holds.
+    """
+    return {
+        disease: tuple(
+            draw_validation(
+                cohort,
+                disease,
+                development,
+                bias,
+                numpy_generator(seed, "draw", disease, repeat),
+            )
+            for repeat in range(repeats)
+        )
+        for disease in cohort.diseases
+    }
+
+
+def confirmation_draws(
+    cohort: Cohort, split: Split, bias: BiasConfig, repeats: int, seed: int
+) -> dict[str, tuple[Draw, ...]]:
+    """Return what a confirmation scores on: `repeats` draws a disease, seeded likewise.
+
+    Raises CohortError where a draw asks for more images than a cell holds.
+    """
+    return {
+        disease: tuple(
+            draw_confirmation(
+                cohort, disease, split, bias, numpy_generator(seed, "confirm", disease, repeat)
+            )
+            for repeat in range(repeats)
+        )
+        for disease in cohort.diseases
     }
 
 
@@ -81,10 +116,11 @@ def draw_validation(
     need; up to 50 assignments are tried, the last ones taking patients with few images first.
     Raises CohortError, with every short cell, where the counts do not allow the draw.
     """
+    bias = bias.of(disease)
     train_need, each = _needs(cohort, bias, bias.validation_per_cell)
-    cells = _cells(cohort, disease)[development]
+    numbers = cells(cohort, disease)[development]
     codes, person = np.unique(cohort.patients[development], return_inverse=True)
-    held = _count(person, cells, len(codes), len(train_need))
+    held = _count(person, numbers, len(codes), len(train_need))
     totals = held.sum(axis=0)
     remedy = f"bias.train_per_group ({bias.train_per_group}), bias.validation_per_cell or bias.gap"
     _check_enough(cohort, disease, totals, train_need + each, "development", remedy)
@@ -96,8 +132,8 @@ def draw_validation(
         if chosen is not None:
             evaluating = chosen[person]
             return Draw(
-                train=_sample(development[~evaluating], cells[~evaluating], train_need, rng),
-                evaluation=_sample(development[evaluating], cells[evaluating], each, rng),
+                train=_sample(development[~evaluating], numbers[~evaluating], train_need, rng),
+                evaluation=_sample(development[evaluating], numbers[evaluating], each, rng),
             )
     raise CohortError(
         f"{disease}: no assignment of patients to training and validation fills every cell in "
@@ -113,8 +149,9 @@ def draw_confirmation(
 
     Raises CohortError, with every short cell, where the counts do not allow the draw.
     """
+    bias = bias.of(disease)
     train_need, each = _needs(cohort, bias, bias.test_per_cell)
-    cells = _cells(cohort, disease)
+    numbers = cells(cohort, disease)
     sampled = []
     for pool, need, part, remedy in (
         (
@@ -125,96 +162,41 @@ def draw_confirmation(
         ),
         (split.test, each, "test", f"bias.test_per_cell ({bias.test_per_cell})"),
     ):
-        totals = _count_all(cells[pool], len(need))
+        totals = count_cells(numbers[pool], len(need))
         _check_enough(cohort, disease, totals, need, part, remedy)
-        sampled.append(_sample(pool, cells[pool], need, rng))
+        sampled.append(_sample(pool, numbers[pool], need, rng))
     return Draw(train=sampled[0], evaluation=sampled[1])
 
 
-def cell_counts(cohort: Cohort, indices: Indices | None = None) -> pd.DataFrame:
-    """Return the images per cell, columns disease, label (positive, negative), group, n."""
-    chosen = np.arange(len(cohort)) if indices is None else indices
-    rows = []
-    for disease in cohort.diseases:
-        counts = _count_all(_cells(cohort, disease)[chosen], len(cohort.groups) * 2)
-        rows += [
-            (disease, LABEL_NAMES[label], group, int(counts[position]))
-            for position, (group, label) in enumerate(_cell_names(cohort))
-        ]
-    return pd.DataFrame(rows, columns=["disease", "label", "group", "n"])
-
-
-def describe(cohort: Cohort, split: Split) -> pd.DataFrame:
-    """Return the images per cell: columns disease, label, group, one for each split, and all."""
-    parts = {
-        "train": split.train,
-        "validation": split.validation,
-        "development": split.development,
-        "test": split.test,
-    }
-    table = cell_counts(cohort).rename(columns={"n": "all"})
-    for name, indices in parts.items():
-        table.insert(table.shape[1] - 1, name, cell_counts(cohort, indices)["n"])
-    return table
-
-
-def undefined_metrics(cohort: Cohort) -> tuple[str, ...]:
-    """Return, for every empty cell and for a single group, which metrics would be undefined."""
-    if len(cohort.groups) < 2:
-        only = cohort.groups[0] if cohort.groups else "none"
-        return (
-            f"every usable image is of one {cohort.attribute_name} group ({only}): all gaps "
-            "between groups would be undefined; add images of another group",
-        )
-    reasons = []
-    for row in cell_counts(cohort).itertuples():
-        if row.n == 0:
-            label = POSITIVE if row.label == LABEL_NAMES[POSITIVE] else NEGATIVE
-            reasons.append(
-                f"{row.disease} has no {row.label} image in group {row.group}: "
-                f"{_METRICS_OF[label]}.{row.group} would be undefined; add images or leave "
-                f"{row.disease} out of diseases"
-            )
-    return tuple(reasons)
-
-
-def _cell_names(cohort: Cohort) -> list[Cell]:
-    return [(group, label) for group in cohort.groups for label in _LABELS]
-
-
-def _cells(cohort: Cohort, disease: str) -> Int[np.ndarray, " images"]:
-    """Return each image's cell in the order of `_cell_names`, -1 where it is not used."""
-    if disease not in cohort.labels:
-        raise CohortError(f"disease is {disease!r} (expected one of {', '.join(cohort.diseases)})")
-    labels = cohort.labels[disease]
-    cells = cohort.attribute * 2 + (labels == NEGATIVE)
-    return np.where(np.isin(labels, _LABELS), cells, -1)
-
-
 def _needs(cohort: Cohort, bias: BiasConfig, each: int) -> tuple[_Need, _Need]:
+    """Return the images to train and to evaluate on, by cell; strata share a cell evenly.
+
+    What does not divide goes to the first strata, in every cell alike: two groups of one label then
+    differ in no stratum by more than their sizes say, and evaluation cells do not differ at all.
+    """
     wanted = train_cells(bias, cohort.groups)
-    train = np.array([wanted[cell] for cell in _cell_names(cohort)], dtype=np.int64)
-    return train, np.full_like(train, each)
+    strata = max(len(cohort.strata), 1)
+    train, evaluation = [], []
+    for position, cell in enumerate(cell_names(cohort)):
+        for amounts, size in ((train, wanted[cell.group, cell.label]), (evaluation, each)):
+            amounts.append(size // strata + (position % strata < size % strata))
+    return np.array(train, dtype=np.int64), np.array(evaluation, dtype=np.int64)
 
 
 def _count(
-    person: Int[np.ndarray, " images"], cells: Int[np.ndarray, " images"], people: int, width: int
+    person: Int[np.ndarray, " images"], numbers: Int[np.ndarray, " images"], people: int, width: int
 ) -> _Counts:
-    used = cells >= 0
-    flat = np.bincount(person[used] * width + cells[used], minlength=people * width)
+    used = numbers >= 0
+    flat = np.bincount(person[used] * width + numbers[used], minlength=people * width)
     return flat.reshape(people, width)
-
-
-def _count_all(cells: Int[np.ndarray, " images"], width: int) -> _Need:
-    return np.bincount(cells[cells >= 0], minlength=width)
 
 
 def _check_enough(
     cohort: Cohort, disease: str, have: _Need, need: _Need, part: str, remedy: str
 ) -> None:
     short = [
-        f"{group} {LABEL_NAMES[label]}: {have[position]} of {need[position]}"
-        for position, (group, label) in enumerate(_cell_names(cohort))
+        f"{cell}: {have[position]} of {need[position]}"
+        for position, cell in enumerate(cell_names(cohort))
         if have[position] < need[position]
     ]
     if short:
@@ -246,12 +228,12 @@ def _assign(
 
 def _sample(
     pool: Int[np.ndarray, " images"],
-    cells: Int[np.ndarray, " images"],
+    numbers: Int[np.ndarray, " images"],
     need: _Need,
     rng: np.random.Generator,
 ) -> Int[np.ndarray, " drawn"]:
     drawn = [
-        rng.choice(pool[cells == cell], size=int(count), replace=False)
+        rng.choice(pool[numbers == cell], size=int(count), replace=False)
         for cell, count in enumerate(need)
     ]
     return np.sort(np.concatenate(drawn)).astype(np.int64)
