@@ -133,7 +133,7 @@ def test_a_parameter_outside_its_range_is_refused_with_the_range(
         ("objectives=[{metric: eogap, direction: minimize}]", "did you mean 'eo_gap'?"),
         ("objectives=[{metric: eo_gap, direction: down}]", "expected 'minimize' or 'maximize'"),
         ("method.name=guided", "method guided needs a surrogate"),
-        ("method.name=adam", "'antithetic_adam', 'guided', 'cma_es' or 'whitebox'"),
+        ("method.name=adam", "'group_dro', 'bias_adv' or 'sketch'"),
         ("search.name={choices: [gezo, adam]}", "search.name.1 is 'adam'"),
         ("cohort.kind=dicom", "'phantom', 'csv'"),
         ("cohort.patient=3", "did you mean 'patients'?"),
