@@ -19,6 +19,8 @@ from study.names import Layout
 from study.pareto import Control, Front, Goal, Point, control_label, front_of, scoped
 from study.provenance import commit, package_versions
 from study.spaces import method_of
+from ude_core.baselines.base import has_noise, learns_noise
+from ude_core.baselines.registry import settings_read
 from ude_core.bundle import Bundle, load_bundle, write_bundle
 from ude_core.bundle_manifest import BundleFacts
 from ude_core.errors import BundleError, UserError
@@ -86,13 +88,18 @@ def choose(
 ) -> tuple[Point, str]:
     """Return the point that `policy` picks, and a warning where it is no better than noise.
 
-    Raises UserError where the front is empty, or no point fits the policy.
+    Raises UserError where the front is empty, no point fits the policy, or it has no noise.
     """
     if policy.kind == "trial":
         number = int(policy.value)
         point = next((point for point in front.points if point.trial == number), None)
         if point is None:
             raise UserError(f"trial {number} of study {front.study} is not complete; name another")
+        if not has_noise(point.method):
+            raise UserError(
+                f"trial {number} is {point.method}: it has no noise to export; name a trial that "
+                "learnt one"
+            )
         return point, _warning(point, front, confirmation)
     if not front.best:
         raise UserError(
@@ -106,10 +113,17 @@ def choose(
 def candidates(front: Front, confirmation: Confirmation | None) -> tuple[Point, ...]:
     """Return the front's points to choose among.
 
-    Those confirmed and better than random noise on the test split; else those better than random
-    noise on validation; else the whole front.
+    Of the learnt noises, those confirmed and better than random noise on the test split; else those
+    better than random noise on validation; else all. Raises UserError where there is none.
     """
-    better = tuple(point for point in front.best if point.control != "no better than noise")
+    learnt = tuple(point for point in front.best if learns_noise(point.method))
+    if not learnt:
+        methods = ", ".join(sorted({point.method for point in front.best}))
+        raise UserError(
+            f"no learnt noise is on the front of {front.disease}, only {methods}; launch more "
+            "trials, or name one with --policy trial=N"
+        )
+    better = tuple(point for point in learnt if point.control != "no better than noise")
     if confirmation is not None:
         confirmed = tuple(
             point
@@ -118,7 +132,7 @@ def candidates(front: Front, confirmation: Confirmation | None) -> tuple[Point, 
             and _confirmed_control(found, front) != "no better than noise"
         )
         better = confirmed or better
-    return better or front.best
+    return better or learnt
 
 
 def pick(points: Sequence[Point], policy: Policy, front: Front) -> Point:
@@ -220,7 +234,11 @@ def _facts(
         policy=str(policy),
         stage="search" if found is None else "confirmed",
         label=label,
-        parameters={name: getattr(method, name) for name in method.__dataclass_fields__},
+        parameters={
+            name: getattr(method, name)
+            for name in method.__dataclass_fields__
+            if name in settings_read(method.name)
+        },
         encoder=_encoder_name(study),
         encoder_fingerprint=fingerprints["encoder"],
         pixels=method.pixels,
@@ -269,6 +287,8 @@ def _confirmed_control(found: ConfirmedPoint, front: Front) -> Control:
 
 
 def _warning(point: Point, front: Front, confirmation: Confirmation | None) -> str:
+    if not learns_noise(point.method):
+        return f"{front.disease}: trial {point.trial} is random noise, not learnt; do not use it"
     found = confirmation.point(point.trial) if confirmation is not None else None
     where, label = "validation", point.control
     if found is not None:

@@ -21,6 +21,11 @@ _FIDELITY = (
     ("ssim", "structural similarity to the un-edited image (1 is unchanged)", "{:.3f}"),
     ("attribute_auc_frozen", "attribute AUC of the classifier it was learnt against", "{:.1f} %"),
     ("attribute_auc_retrained", "attribute AUC of a fresh probe on edited images", "{:.1f} %"),
+    (
+        "attribute_auc_retrained_mlp",
+        "attribute AUC of a fresh small network on edited images",
+        "{:.1f} %",
+    ),
 )
 
 
