@@ -202,7 +202,8 @@ def test_an_attacked_image_stays_in_the_ball_and_turns_the_biased_head() -> None
     trains = torch.tensor([[1.0] * 8 + [0.0] * 4, [0.0] * 4 + [1.0] * 8])
     attacked = ADV.attack(pixels, labels, trains, ToyEncoder(), biased=biased, debiased=debiased)
     assert float((attacked - pixels).abs().max()) <= ADV.radius + 1e-6
-    assert float(attacked.min()) >= 0 and float(attacked.max()) <= 1
+    assert float(attacked.min()) >= 0
+    assert float(attacked.max()) <= 1
     for image in range(12):
         x = pixels[image : image + 1].clone()
         which = [h for h in range(2) if trains[h, image]]

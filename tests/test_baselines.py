@@ -6,7 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
 import pytest
 import torch
 from test_trial import BIAS, METHOD, SCORING
@@ -100,7 +99,8 @@ def test_the_same_trial_is_the_same_and_counts_what_the_encoder_saw(name: Method
 def test_a_baseline_is_taken_up_again_written_and_read(name: MethodName, tmp_path: Path) -> None:
     cohort, assets = study()
     trial = Trial(method(name), cohort, ToyEncoder(), assets, 3)
-    assert trial.finished and trial.iteration == 0
+    assert trial.finished
+    assert trial.iteration == 0
     trial.save(tmp_path)
     other = Trial(method(name), cohort, ToyEncoder(), assets, 3)
     assert other.restore(tmp_path)
@@ -176,7 +176,8 @@ def test_every_baseline_is_confirmed_on_the_same_draws() -> None:
     assert found.random.keys() == {names.index("gezo")}
     assert learnt["sketch"]["eo_gap"] != found.erm["eo_gap"]
     better = learnt["erm"]["edema/probability_better"]
-    assert isinstance(better, Interval) and better.mean == 0.0
+    assert isinstance(better, Interval)
+    assert better.mean == 0.0
 
 
 def test_the_settings_that_a_method_reads_are_known() -> None:
@@ -190,14 +191,15 @@ def test_the_settings_that_a_method_reads_are_known() -> None:
     assert every == known
 
 
-def test_balance_by_label_too_lifts_the_worst_group_of_a_biased_draw() -> None:
-    """One fixed draw of seeds; on the toy, ERM's worst group is 40 %, balanced 58 % (no gamble)."""
+@pytest.mark.parametrize("name", ["batch_sampling", "group_dro"])
+def test_cells_of_equal_weight_lift_the_worst_group_of_a_biased_draw(name: MethodName) -> None:
+    """Fixed seeds, and no close call: the toy's ERM has its worst group near 40 %, these near 60 %."""
     cohort, assets = study()
-    fair = replace(method("batch_sampling"), balance="attribute_and_label")
+    fair = replace(method(name), balance="attribute_and_label")
     metrics = run_trial(fair, cohort, ToyEncoder(), assets, seed=3).metrics
     for disease in cohort.diseases:
-        name = f"{disease}/worst_group_accuracy"
-        ours, erm = metrics[name], ran("erm")[0].metrics[name]
-        assert isinstance(ours, Interval) and isinstance(erm, Interval)
+        metric = f"{disease}/worst_group_accuracy"
+        ours, erm = metrics[metric], ran("erm")[0].metrics[metric]
+        assert isinstance(ours, Interval)
+        assert isinstance(erm, Interval)
         assert ours.mean > erm.mean
-    assert np.isfinite(ran("group_dro")[0].metrics["accuracy"].mean)  # type: ignore[union-attr]

@@ -20,7 +20,8 @@ IMAGES = toy_cohort(12).images
 )
 def test_a_sketch_is_an_image_of_the_same_shape(images: np.ndarray, blur: float) -> None:
     drawn = sketch(images, blur=blur)
-    assert drawn.shape == images.shape and drawn.dtype == np.uint8
+    assert drawn.shape == images.shape
+    assert drawn.dtype == np.uint8
     assert np.array_equal(drawn, sketch(images, blur=blur))
 
 
@@ -28,8 +29,10 @@ def test_flat_regions_are_white_and_the_dark_side_of_an_edge_is_drawn() -> None:
     image = np.full((1, 32, 32), 60, np.uint8)
     image[:, :, 16:] = 200
     drawn = sketch(image, blur=0.05)[0]
-    assert (drawn[:, 0] == 255).all() and (drawn[:, -1] == 255).all()
-    assert (drawn[:, 15] < 200).all() and (drawn[:, 16] == 255).all()
+    assert (drawn[:, 0] == 255).all()
+    assert (drawn[:, -1] == 255).all()
+    assert (drawn[:, 15] < 200).all()
+    assert (drawn[:, 16] == 255).all()
 
 
 def test_a_sketch_is_the_image_over_its_gaussian_blur() -> None:
@@ -48,7 +51,8 @@ def test_a_sketch_is_the_image_over_its_gaussian_blur() -> None:
 
 def test_sketches_are_made_as_they_are_read() -> None:
     edited = Sketch(blur=0.1).edited(IMAGES)
-    assert len(edited) == len(IMAGES) and edited.shape == IMAGES.shape
+    assert len(edited) == len(IMAGES)
+    assert edited.shape == IMAGES.shape
     whole = sketch(IMAGES, blur=0.1)
     assert np.array_equal(edited[3:9:2], whole[3:9:2])
     assert np.array_equal(edited[np.array([7, 1])], whole[[7, 1]])
