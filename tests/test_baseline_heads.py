@@ -184,7 +184,7 @@ def test_the_weights_of_bias_adv_are_the_gradients_of_its_losses() -> None:
     biased = ((1 - own[0, :3] ** 0.7) / 0.7).mean()
     loss_b, loss_d = -own[0, :3].log(), -own[1, :3].log()
     difficulty = (loss_b / (loss_b + loss_d)).detach()
-    debiased = (difficulty * loss_d).mean() - 0.4 * own[1, 3:].log().mean()
+    debiased = (difficulty * loss_d - 0.4 * (1 - difficulty) * own[1, 3:].log()).mean()
     (expected,) = torch.autograd.grad(biased + debiased, logits)
     batch = Minibatch(torch.zeros_like(target), target, present)
     weights = Weights(power=0.7, adversarial_weight=0.4)(batch, probability.detach())
@@ -227,7 +227,7 @@ def test_bias_adv_is_the_algorithm_one_head_at_a_time() -> None:
     plain = problem()
     starts = started(4, plain.rng)
     biased, debiased = [Plain(w) for w in starts[:2]], [Plain(w) for w in starts[2:]]
-    copies: torch.Tensor | None = None
+    copies = EMBEDDINGS
     for epoch in range(CONFIG.epochs):
         if epoch and epoch % ADV.every == 0:
             rows = np.arange(74)  # the union of both draws
@@ -261,9 +261,8 @@ def test_bias_adv_is_the_algorithm_one_head_at_a_time() -> None:
                 loss_b = cross_entropy(b(clean), target, reduction="none")
                 loss_d = cross_entropy(d(clean), target, reduction="none")
                 difficulty = (loss_b / (loss_b + loss_d)).detach()
-                loss = (difficulty * loss_d).mean()
-                if copies is not None:
-                    loss = loss + 0.4 * cross_entropy(d(copies[rows_]), target)
+                attacked_loss = cross_entropy(d(copies[rows_]), target, reduction="none")
+                loss = (difficulty * loss_d + 0.4 * (1 - difficulty) * attacked_loss).mean()
                 b.descend(((1 - torch.exp(-loss_b) ** 0.7) / 0.7).mean())
                 d.descend(loss)
     for index, head in enumerate(debiased):

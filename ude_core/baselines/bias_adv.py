@@ -1,9 +1,10 @@
 """BiasAdv (Lim et al., 2023): images attacked so that a biased head errs and the debiased one holds.
 
 A biased head f_b learns by generalised cross-entropy (1 - p_y^q)/q, which dwells on what is easy:
-the bias. The debiased head f_d learns from each image by its relative difficulty
-W = CE_b/(CE_b + CE_d), and, times β, from an attacked copy x' of it: the maximum of
-CE(f_b(x'), y) - λ·CE(f_d(x'), y) in an L∞ ball, by projected sign steps.
+the bias. The debiased head f_d learns from each image by its relative difficulty,
+W·CE(f_d(x), y) with W = CE_b/(CE_b + CE_d), and where the image is easy from an attacked copy x' of
+it, β·(1 - W)·CE(f_d(x'), y). The copy is the maximum of CE(f_b(x'), y) - λ·CE(f_d(x'), y) in an L∞
+ball, by projected sign steps; until the first attack it is the image itself.
 
 The attack needs gradients through the encoder. It is dear, so it is shared: one x' an image and
 disease, against the mean over the draws that train on the image, renewed every few epochs.
@@ -41,7 +42,7 @@ from ude_core.types import Embeddings, Indices, Pixels
 class BiasAdv(Erm):
     """`power` is q, `weight` λ and `adversarial_weight` β; ball and steps are in pixel units.
 
-    Until the first attack, after `every` epochs, there are no attacked copies.
+    The first attack comes after `every` epochs: heads at their start say nothing of the bias.
     """
 
     power: float
@@ -79,7 +80,7 @@ class BiasAdv(Erm):
                     found = attack(heads, own, rows)
                     training.replace(np.arange(len(rows)) + int(starts[disease]), found)
             for batch in shuffled_minibatches(plain, config.batch_size, rng):
-                training.step(_doubled(batch, copied, attacked=epoch >= self.every), weigh)
+                training.step(_doubled(batch, copied), weigh)
         trained = training.heads()
         return LinearHeads(trained.weight[count:], trained.bias[count:])
 
@@ -183,7 +184,7 @@ class Weights:
     def __call__(
         self, batch: Minibatch, probability: Float[Tensor, "heads batch classes"]
     ) -> Float[Tensor, "heads batch"]:
-        """Return p_y^q/n of biased heads, and W/n and β/n (attacked copies) of debiased ones.
+        """Return p_y^q/n of biased heads, W/n and β·(1 - W)/n (attacked copies) of debiased ones.
 
         The gradient of (1 - p_y^q)/q is that of the cross-entropy times p_y^q.
         """
@@ -193,19 +194,19 @@ class Weights:
         weights = torch.zeros_like(own)
         loss_biased, loss_debiased = -own[:heads, :width].log(), -own[heads:, :width].log()
         weights[:heads, :width] = own[:heads, :width] ** self.power
-        weights[heads:, :width] = loss_biased / (loss_biased + loss_debiased).clamp_min(1e-8)
-        weights[heads:, width:] = self.adversarial_weight
+        difficulty = loss_biased / (loss_biased + loss_debiased).clamp_min(1e-8)
+        weights[heads:, :width] = difficulty
+        weights[heads:, width:] = self.adversarial_weight * (1 - difficulty)
         images = batch.present[:heads, :width].sum(1, keepdim=True).clamp_min(1.0)
         return weights * batch.present / images.repeat(2, 1)
 
 
-def _doubled(batch: Minibatch, copied: Int[Tensor, "tasks images"], *, attacked: bool) -> Minibatch:
+def _doubled(batch: Minibatch, copied: Int[Tensor, "tasks images"]) -> Minibatch:
     """Return the minibatch for biased heads above debiased ones, attacked copies to the right."""
     owner = torch.arange(len(copied))[:, None]
     row = torch.cat([batch.row, copied[owner, batch.row]], dim=1)
-    none = torch.zeros_like(batch.present)
-    above = torch.cat([batch.present, none], dim=1)
-    below = torch.cat([batch.present, batch.present if attacked else none], dim=1)
+    above = torch.cat([batch.present, torch.zeros_like(batch.present)], dim=1)
+    below = batch.present.repeat(1, 2)
     return Minibatch(
         row=row.repeat(2, 1),
         target=batch.target.repeat(2, 2),
