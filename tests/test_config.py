@@ -10,6 +10,7 @@ from study.encoder_sections import TimmEncoder
 from study.ranges import PARAMETERS
 from study.sections import MethodSection
 from study.spaces import check_batches, cost, distributions, method_of
+from ude_core.baselines.base import BASELINES
 from ude_core.cohorts.phantom import PhantomConfig
 from ude_core.errors import SettingError, UserError
 from ude_core.types import HeadConfig, MethodConfig
@@ -273,6 +274,18 @@ def test_an_objective_that_a_baseline_has_not_is_refused(space: Path, metric: st
     load_space(space, [objective])
     with pytest.raises(SettingError, match=f"{metric} is not measured of method erm"):
         load_space(space, [objective, "search.name={choices: [gezo, erm]}"])
+
+
+@pytest.mark.parametrize("name", ["paper_table2", "phantom_table2"])
+def test_one_study_holds_every_row_of_table_2(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UDE_SHARED_DATA", str(tmp_path))
+    config = load_space(name)
+    rows = {*BASELINES, "gezo", "whitebox"}
+    assert set(config.methods) == rows
+    assert {point["name"] for point in config.warm_start.points} == rows
+    assert config.budget.trials == len(rows)
 
 
 def test_a_baseline_costs_what_it_embeds_and_attacks(space: Path) -> None:

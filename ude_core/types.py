@@ -109,7 +109,7 @@ class MethodConfig:
     attack_step: float = 2 / 255  # bias_adv
     attack_steps: int = 10  # bias_adv
     attack_every: int = 10  # bias_adv: epochs from one attack to the next
-    attack_weight: float = 1.0  # bias_adv: λ of the attack, of the debiased head's loss
+    attack_weight: float = 2.0  # bias_adv: λ of the attack, of the debiased head's loss
     adversarial_weight: float = 0.4  # bias_adv: β, of the attacked images' loss
     sketch_blur: float = 0.03  # sketch: standard deviation of its blur, as a share of the side
 
