@@ -69,7 +69,7 @@ class Study:
     def trials(self) -> pd.DataFrame:
         """Return one row a trial, by number.
 
-        Columns: number, state, outcome, reason, seed, queries, seconds, `params.<name>`, and each
+        Columns: number, state, method, outcome, reason, seed, queries, seconds, `params.<name>`, and each
         metric with its `<metric>.low` and `<metric>.high`; what is undefined is missing.
         """
         return pd.DataFrame([_row(record) for record in self.ledger.trials()])
@@ -77,7 +77,7 @@ class Study:
     def front(self, disease: str) -> pd.DataFrame:
         """Return one row a complete trial, seen from `disease`, `mean` or `worst`.
 
-        Columns: trial, front (whether no other is better in all), control, levelling, feasible,
+        Columns: trial, method, front (whether no other is better in all), control, levelling, feasible,
         `params.<name>`, and that disease's metrics under bare names with `.low` and `.high`.
         """
         from study.pareto import front_of
@@ -86,6 +86,7 @@ class Study:
             [
                 {
                     "trial": point.trial,
+                    "method": point.method,
                     "front": point.front,
                     "control": point.control,
                     "levelling": point.levelling,
@@ -114,6 +115,7 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     return {
         "number": record.number,
         "state": record.state,
+        "method": record.method,
         "outcome": record.outcome,
         "reason": record.reason,
         "seed": record.seed,

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from study.confirm import Confirmation, ConfirmedPoint
 from study.pareto import Control, Front, Point, control_label, scoped
+from ude_core.baselines.base import learns_noise
+from ude_core.errors import UserError
 
 
 def trusted(
@@ -17,10 +19,17 @@ def trusted(
 ) -> tuple[Point, ...]:
     """Return those of `points` to choose among.
 
-    Those confirmed and better than random noise on the test split; else those better than random
-    noise on validation; else all of them.
+    Of the learnt noises, those confirmed and better than random noise on the test split; else those
+    better than random noise on validation; else all. Raises UserError where there is none.
     """
-    better = tuple(point for point in points if point.control != "no better than noise")
+    learnt = tuple(point for point in points if learns_noise(point.method))
+    if not learnt:
+        methods = ", ".join(sorted({point.method for point in points}))
+        raise UserError(
+            f"no learnt noise is on the front of {front.disease}, only {methods}; launch more "
+            "trials, or name one with --policy trial=N"
+        )
+    better = tuple(point for point in learnt if point.control != "no better than noise")
     if confirmation is not None:
         confirmed = tuple(
             point
@@ -29,7 +38,7 @@ def trusted(
             and confirmed_control(found, front.disease) != "no better than noise"
         )
         better = confirmed or better
-    return better or tuple(points)
+    return better or learnt
 
 
 def candidates(front: Front, confirmation: Confirmation | None) -> tuple[Point, ...]:
@@ -45,6 +54,8 @@ def confirmed_control(found: ConfirmedPoint, disease: str) -> Control:
 
 def doubt(point: Point, front: Front, confirmation: Confirmation | None) -> str:
     """Return a warning where a point is no better than random noise; else nothing."""
+    if not learns_noise(point.method):
+        return f"{front.disease}: trial {point.trial} is random noise, not learnt; do not use it"
     found = confirmation.point(point.trial) if confirmation is not None else None
     where, label = "validation", point.control
     if found is not None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import (
     Field,
@@ -44,7 +44,9 @@ from study.sections import (
     Section,
     SplitSection,
 )
+from ude_core.baselines.base import learns_noise
 from ude_core.errors import SettingError, UserError
+from ude_core.types import MethodName
 
 __all__ = ["Between", "Choices", "Objective", "StudyConfig", "load_space", "space_names"]
 
@@ -79,6 +81,14 @@ class StudyConfig(Section):
         """The slug of the study, as files and databases know it."""
         return names.slug(self.study)
 
+    @property
+    def methods(self) -> tuple[MethodName, ...]:
+        """The methods of the study: those searched over, or the one set."""
+        searched = self.search.get("name")
+        if isinstance(searched, Choices):
+            return cast(tuple[MethodName, ...], searched.choices)
+        return (self.method.name,)
+
     @model_validator(mode="after")
     def _consistent(self) -> StudyConfig:
         names.slug(self.study)
@@ -87,6 +97,7 @@ class StudyConfig(Section):
             *self._bias_problems(),
             *self._surrogate_problems(),
             *self._epochs_problems(),
+            *self._baseline_problems(),
             *search_problems(self.search),
             *_objective_problems(self),
             *constraint_problems(self.constraints, self.cohort.diseases),
@@ -130,8 +141,7 @@ class StudyConfig(Section):
                 )
 
     def _surrogate_problems(self) -> Iterator[tuple[DocumentPath, str]]:
-        searched = self.search.get("name")
-        methods = searched.choices if isinstance(searched, Choices) else (self.method.name,)
+        searched, methods = self.search.get("name"), self.methods
         guided, surrogate = "guided" in methods, self.surrogate
         if guided and surrogate is None:
             place = ("search", "name") if searched else ("method", "name")
@@ -161,6 +171,27 @@ class StudyConfig(Section):
                 "remove one",
             )
 
+    def _baseline_problems(self) -> Iterator[tuple[DocumentPath, str]]:
+        baselines = [name for name in self.methods if not learns_noise(name)]
+        norm = self.search.get("max_norm")
+        given = self.method.max_norm is not None if norm is None else None not in _values(norm)
+        if "random_noise" in baselines and not given:
+            yield (
+                ("search", "name") if "name" in self.search else ("method", "name"),
+                "method random_noise needs the norm of its noise: set method.max_norm, or search "
+                "it over numbers alone",
+            )
+        if not baselines:
+            return
+        for index, objective in enumerate(self.objectives):
+            if objective.metric.endswith(_OF_LEARNT_NOISE):
+                yield (
+                    ("objectives", index, "metric"),
+                    f"objectives.{index}.metric {objective.metric} is not measured of method "
+                    f"{baselines[0]}, which learns no noise; choose another metric, or leave the "
+                    "method out",
+                )
+
     def science(self) -> dict[str, Any]:
         """Return what may not change on a resume, as JSON values.
 
@@ -179,6 +210,13 @@ class StudyConfig(Section):
                 "surrogate": {"checkpoint"},
             },
         )
+
+
+_OF_LEARNT_NOISE = ("_vs_random", "controls_beaten", "psnr_db")
+
+
+def _values(searched: Searched) -> tuple[object, ...]:
+    return searched.choices if isinstance(searched, Choices) else (searched.low, searched.high)
 
 
 def changed_settings(before: StudyConfig, after: StudyConfig) -> list[str]:

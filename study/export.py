@@ -21,6 +21,7 @@ from study.policies import Policy, choose
 from study.provenance import commit, package_versions
 from study.spaces import method_of
 from study.training_cells import training_cells
+from ude_core.baselines.registry import settings_read
 from ude_core.bundle import CARD_FILE, EDIT_FILE, Bundle, load_bundle, write_bundle
 from ude_core.bundle_manifest import BundleFacts
 from ude_core.errors import BundleError, UserError
@@ -141,7 +142,11 @@ def _facts(
         policy=str(policy),
         stage="search" if found is None else "confirmed",
         label=label,
-        parameters={name: getattr(method, name) for name in method.__dataclass_fields__},
+        parameters={
+            name: getattr(method, name)
+            for name in method.__dataclass_fields__
+            if name in settings_read(method.name)
+        },
         encoder=_encoder_name(study),
         encoder_fingerprint=fingerprints["encoder"],
         pixels=method.pixels,

@@ -243,7 +243,12 @@ class Ledger(OpenStudy):
         known = self._known.get(trial.number)
         if known is not None:
             return known
-        record = record_of(trial, self.seed_of(trial.number), self.places.trial(trial.number))
+        record = record_of(
+            trial,
+            self.seed_of(trial.number),
+            self.places.trial(trial.number),
+            self.config.method.name,
+        )
         if trial.state.is_finished():
             self._known[trial.number] = record
         return record

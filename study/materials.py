@@ -11,6 +11,7 @@ from study.config import StudyConfig
 from study.encoder_sections import EncoderSection, MedicalMaeEncoder, PhantomVitEncoder, TimmEncoder
 from study.resources import Resources
 from ude_core.assets import StudyAssets, prepare
+from ude_core.baselines.registry import check_encoder
 from ude_core.batch_choice import choose_batch
 from ude_core.cohorts.base import Cohort
 from ude_core.cohorts.phantom import PhantomConfig, make_phantoms
@@ -62,6 +63,8 @@ def load_materials(config: StudyConfig, cache: Path) -> Materials:
 def assemble(config: StudyConfig, cohort: Cohort, cache: Path) -> Materials:
     """Return the materials of a cohort that is loaded already."""
     encoder = load_encoder(config, cache)
+    for name in config.methods:
+        check_encoder(name, encoder)
     open_encoder = load_surrogate(config, encoder, cache)
     assets = prepare(
         cohort,

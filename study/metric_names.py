@@ -32,6 +32,7 @@ STUDY_METRICS: dict[str, Direction] = {
     "controls_beaten": "maximize",
     "attribute_auc_frozen": "minimize",
     "attribute_auc_retrained": "minimize",
+    "attribute_auc_retrained_mlp": "minimize",
     "attribute_cross_entropy": "maximize",
     "noise_l2": "minimize",
     "psnr_db": "maximize",

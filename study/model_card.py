@@ -24,6 +24,7 @@ _FIDELITY = (
 _LEAKAGE = (
     ("attribute_auc_frozen", "the classifier it was learnt against"),
     ("attribute_auc_retrained", "a fresh probe, trained on edited images"),
+    ("attribute_auc_retrained_mlp", "a fresh small network, trained on edited images"),
 )
 
 

@@ -22,7 +22,7 @@ from study.records import Parameters, TrialRecord
 from study.search_sections import Constraint
 from ude_core.errors import UserError
 from ude_core.results import measured_to_json
-from ude_core.types import Interval, Measured, Undefined
+from ude_core.types import Interval, Measured, MethodConfig, MethodName, Undefined
 
 if TYPE_CHECKING:
     from study.api import Study
@@ -51,7 +51,8 @@ class Point:
     `metrics` holds that disease's metrics and the per-trial ones, all under bare names.
     `control` says whether its equal-opportunity gap is under that of random noise of its norm;
     `levelling` whom the edit helped or hurt against ERM (see `levelling`). `feasible` is whether
-    the trial keeps the study's constraints.
+    the trial keeps the study's constraints. A baseline stands among the learnt noises by its
+    `method`: it has no noise of its own to be compared with random ones, or nothing but one.
     """
 
     trial: int
@@ -61,6 +62,7 @@ class Point:
     control: Control
     levelling: Levelling
     feasible: bool = True
+    method: MethodName = MethodConfig().name
 
     def mean(self, name: str) -> float:
         """Return the metric's mean. Raises UserError where it is undefined or was not measured."""
@@ -160,6 +162,7 @@ def compute_front(
             control=control_label(view),
             levelling=levelling(view, erm),
             feasible=keeps,
+            method=trial.method,
         )
         for trial, view, on_front, keeps in zip(complete, views, front, kept, strict=True)
     )
@@ -269,6 +272,7 @@ def front_to_json(front: Front) -> dict[str, Any]:
         "points": [
             {
                 "trial": point.trial,
+                "method": point.method,
                 "params": dict(point.params),
                 "metrics": _metrics_json(point.metrics, front.disease),
                 "front": point.front,

@@ -9,7 +9,9 @@ from rich.table import Table
 
 from study.pareto import Front, Point
 from study.records import Parameters, ParameterValue
-from ude_core.types import Interval, Measured
+from ude_core.baselines.base import has_noise, learns_noise
+from ude_core.baselines.registry import settings_read
+from ude_core.types import Interval, Measured, MethodName
 
 _ERM, _FRONT, _OTHER = "#444444", "#b2182b", "#9aa5b1"
 _TITLES: Mapping[str, str] = {
@@ -31,6 +33,9 @@ def front_table(front: Front, *, everything: bool = False) -> Table:
     for goal in front.goals:
         arrow = "↓" if goal.direction == "minimize" else "↑"
         table.add_column(f"{title(goal.name)} {arrow}", justify="right")
+    methods = {point.method for point in front.points}
+    if len(methods) > 1:
+        table.add_column("method")
     table.add_column("against noise")
     table.add_column("against ERM")
     table.add_column("parameters", overflow="fold")
@@ -39,16 +44,17 @@ def front_table(front: Front, *, everything: bool = False) -> Table:
     if not shown:
         why = "no trial keeps the constraints" if front.points else "no complete trial yet"
         table.add_row("–", *(why for _ in front.goals[:1]))
-    params = varying([point.params for point in shown])
+    params = varying([own_params(point.params, point.method) for point in shown])
     for point in shown:
         missed = "dominated" if point.feasible else "infeasible"
         star = "" if point.front or not everything else f" ({missed})"
         table.add_row(
             f"{point.trial}{star}",
             *(measured_text(point.metrics.get(goal.name)) for goal in front.goals),
-            point.control,
+            *([point.method] if len(methods) > 1 else []),
+            point.control if has_noise(point.method) else "no noise",
             point.levelling,
-            params_text(point.params, params),
+            params_text(own_params(point.params, point.method), params),
             style="dim" if point.control == "no better than noise" else None,
         )
     return table
@@ -83,6 +89,16 @@ def varying(several: Sequence[Parameters]) -> tuple[str, ...]:
     return tuple(name for name in names if len({params.get(name) for params in several}) > 1)
 
 
+def own_params(params: Parameters, method: MethodName) -> Parameters:
+    """Return those of a trial's parameters that its method reads; its name stands elsewhere.
+
+    >>> own_params({"name": "group_dro", "group_step": 0.1, "samples": 4}, "group_dro")
+    {'group_step': 0.1}
+    """
+    read = settings_read(method) - {"name"}
+    return {name: value for name, value in params.items() if name in read}
+
+
 def params_text(params: Parameters, names: Sequence[str]) -> str:
     """Return "name=value" for each of `names` that the trial has."""
     return " ".join(f"{name}={_short(params[name])}" for name in names if name in params)
@@ -104,7 +120,7 @@ def front_html(front: Front) -> str:
     defined = [p for p in front.points if _has(p.metrics, [goal.name for goal in front.goals])]
     figure = go.Figure()
     others = [point for point in defined if not point.front]
-    names = varying([point.params for point in defined])
+    names = varying([own_params(point.params, point.method) for point in defined])
     for group, label in ((others, "dominated"), (list(front.best), "front")):
         on_front = label == "front"
         color: object = _FRONT if on_front else _OTHER
@@ -126,10 +142,7 @@ def front_html(front: Front) -> str:
                     "color": color,
                     "colorscale": "Viridis",
                     "colorbar": bar,
-                    "symbol": [
-                        "circle-open" if p.control == "no better than noise" else "circle"
-                        for p in group
-                    ],
+                    "symbol": [_symbol(point) for point in group],
                 },
                 hovertext=[_hover(point, front, names) for point in group],
                 hoverinfo="text",
@@ -150,8 +163,10 @@ def front_html(front: Front) -> str:
             )
         )
     name = html.escape(f"{front.study} · {front.disease}")
+    reference = sorted({point.method for point in defined if not learns_noise(point.method)})
+    diamonds = f"; diamonds: no learnt noise ({', '.join(reference)})" if reference else ""
     figure.update_layout(
-        title={"text": f"{name}<br><sup>open circles: no better than random noise</sup>"},
+        title={"text": f"{name}<br><sup>open circles: no better than random noise{diamonds}</sup>"},
         xaxis={"title": {"text": _axis(front, 0)}},
         yaxis={"title": {"text": _axis(front, -1)}},
         legend={"orientation": "h", "y": -0.1},
@@ -194,9 +209,16 @@ def _bars(values: Sequence[Measured]) -> dict[str, object]:
     }
 
 
+def _symbol(point: Point) -> str:
+    if not learns_noise(point.method):
+        return "diamond"
+    return "circle-open" if point.control == "no better than noise" else "circle"
+
+
 def _hover(point: Point, front: Front, names: Sequence[str]) -> str:
-    lines = [f"trial {point.trial}"]
+    lines = [f"trial {point.trial} · {point.method}"]
     lines += [f"{title(g.name)}: {measured_text(point.metrics.get(g.name))}" for g in front.goals]
     lines += [point.control, f"against ERM: {point.levelling}"]
-    lines += [f"{name}={_short(point.params[name])}" for name in names if name in point.params]
+    own = own_params(point.params, point.method)
+    lines += [f"{name}={_short(own[name])}" for name in names if name in own]
     return "<br>".join(html.escape(line) for line in lines)

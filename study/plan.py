@@ -8,6 +8,7 @@ from study.cohort_check import study_cells
 from study.config import StudyConfig
 from study.materials import load_cohort, load_encoder, load_surrogate
 from study.spaces import check_batches, describe
+from ude_core.baselines.registry import check_encoder
 from ude_core.cohorts.splits import split_by_patient
 from ude_core.errors import SettingError
 from ude_core.seeding import numpy_generator
@@ -25,6 +26,8 @@ def plan_study(config: StudyConfig) -> dict[str, Any]:
             f"cohort.image_size is {cohort.image_size}; encoder {encoder.name} takes "
             f"{encoder.image_size}"
         )
+    for name in config.methods:
+        check_encoder(name, encoder)
     surrogate = load_surrogate(config, encoder)
     split = split_by_patient(
         cohort, config.split.to_engine(), numpy_generator(config.seed, "split")

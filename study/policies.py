@@ -11,6 +11,7 @@ from study.candidates import candidates, doubt
 from study.confirm import Confirmation
 from study.minimax import minimax_choice
 from study.pareto import Front, Goal, Point
+from ude_core.baselines.base import has_noise
 from ude_core.errors import UserError
 from ude_core.types import Interval
 
@@ -62,13 +63,18 @@ def choose(
 ) -> tuple[Point, str]:
     """Return the point that `policy` picks, and a warning where it is no better than noise.
 
-    Raises UserError where the front is empty, or no point fits the policy.
+    Raises UserError where the front is empty, no point fits the policy, or it has no noise.
     """
     if policy.kind == "trial":
         number = int(policy.value)
         point = next((point for point in front.points if point.trial == number), None)
         if point is None:
             raise UserError(f"trial {number} of study {front.study} is not complete; name another")
+        if not has_noise(point.method):
+            raise UserError(
+                f"trial {number} is {point.method}: it has no noise to export; name a trial that "
+                "learnt one"
+            )
         return point, doubt(point, front, confirmation)
     if policy.kind == "minimax":
         point = minimax_choice(front, confirmation)

@@ -47,6 +47,16 @@ PARAMETERS: Mapping[str, Range] = MappingProxyType(
         "prior_weight": Range(0, 1),
         "surrogate_images": Range(1),
         "target_auc_band": Range(0, 50, low_open=True),
+        "group_step": Range(0, letter="η"),
+        "held_out": Range(0, 0.5, low_open=True),
+        "bias_power": Range(0, 1, low_open=True, letter="q"),
+        "attack_radius": Range(0, 1, low_open=True),
+        "attack_step": Range(0, 1, low_open=True),
+        "attack_steps": Range(1),
+        "attack_every": Range(1),
+        "attack_weight": Range(0, letter="λ of BiasAdv"),
+        "adversarial_weight": Range(0, letter="β"),
+        "sketch_blur": Range(0, 1, low_open=True),
     }
 )
 

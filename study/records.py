@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from ude_core.types import Interval, Measured
+from ude_core.types import Interval, Measured, MethodConfig, MethodName
 
 TrialState = Literal["waiting", "running", "complete", "failed", "pruned"]
 TRIAL_STATES: tuple[TrialState, ...] = ("waiting", "running", "complete", "failed", "pruned")
@@ -24,8 +24,8 @@ class TrialRecord:
     `metrics` has the contract's names and is empty until the trial ended; `queries` counts images
     through the encoder, 0 until then, and `queries_by_phase` tells what on (`QueryCount`). `reason`
     says why a trial failed or was pruned. `outcome` is the engine's word on a finished noise
-    (improved, no_improvement, diverged). `saved` are the queries that stopping a pruned trial left
-    unspent.
+    (improved, no_improvement, diverged; not_learnt of a method without). `saved` are the queries
+    that stopping a pruned trial left unspent. `method` is the trial's, searched or set.
     """
 
     number: int
@@ -41,6 +41,7 @@ class TrialRecord:
     ended: datetime | None = None
     outcome: str = ""
     saved: int = 0
+    method: MethodName = MethodConfig().name
 
     @property
     def finished(self) -> bool:

@@ -20,6 +20,7 @@ from study.config import StudyConfig
 from study.names import Layout, trial_name
 from study.records import Assignment, Parameters, TrialRecord, TrialState
 from study.spaces import method_of
+from ude_core.baselines.registry import settings_read
 from ude_core.figures import noise_map, png_bytes
 from ude_core.results import has_result, load_noise
 from ude_core.rungs import Rung
@@ -235,8 +236,11 @@ class StudyRuns:
             return self._runs[key]
         tags = {_STUDY_TAG: self._config.name, _TRIAL_TAG: key, "mlflow.parentRunId": self._parent}
         run = self._ensure_run(key, tags, f"trial {key}")
-        method = {**asdict(method_of(self._config, params)), "trial": number}
-        self._log(run, params={name: str(value) for name, value in method.items()})
+        method = method_of(self._config, params)
+        read = settings_read(method.name)
+        kept = {name: value for name, value in asdict(method).items() if name in read}
+        shown = {name: str(value) for name, value in {**kept, "trial": number}.items()}
+        self._log(run, params=shown, tags={"ude.method": method.name})
         self._described.add(key)
         return run
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from study.ranges import complaint
 from ude_core.types import (
+    Balance,
     BasisName,
     BatchMode,
     BiasConfig,
@@ -43,7 +44,10 @@ class Section(BaseModel):
 
 
 class MethodSection(Section):
-    """How a noise is learnt: every parameter that is not searched. Words; the paper's letters."""
+    """The method, and every parameter of it that is not searched. Words; the paper's letters.
+
+    A method leaves the parameters of others unread (`ude_core.baselines.registry.settings_read`).
+    """
 
     name: MethodName = _METHOD.name
     regularization: float = _METHOD.regularization  # λ
@@ -66,6 +70,17 @@ class MethodSection(Section):
     surrogate_images: int = _METHOD.surrogate_images
     target_auc_band: float | None = _METHOD.target_auc_band
     pixels: PixelPipeline = _METHOD.pixels
+    balance: Balance = _METHOD.balance
+    group_step: float = _METHOD.group_step  # η of group DRO
+    held_out: float = _METHOD.held_out
+    bias_power: float = _METHOD.bias_power  # q of BiasAdv
+    attack_radius: float = _METHOD.attack_radius
+    attack_step: float = _METHOD.attack_step
+    attack_steps: int = _METHOD.attack_steps
+    attack_every: int = _METHOD.attack_every
+    attack_weight: float = _METHOD.attack_weight  # λ of BiasAdv
+    adversarial_weight: float = _METHOD.adversarial_weight  # β of BiasAdv
+    sketch_blur: float = _METHOD.sketch_blur
 
     @field_validator("*")
     @classmethod

@@ -65,10 +65,29 @@ def cost(config: StudyConfig, *, development_size: int, train_size: int) -> Cost
     plan_of_looks = config.pruning.plan()
     looks = len(plan_of_looks.shares) if plan_of_looks.repeats else 0
     costs = [
-        planned_queries(method, development_size, train_size, config.scoring.controls, looks)
+        most_queries(config, method, development_size, train_size, looks)
         for method in corners(config)
     ]
     return Cost(min(costs), max(costs))
+
+
+def most_queries(
+    config: StudyConfig,
+    method: MethodConfig,
+    development_size: int,
+    train_size: int,
+    looks: int = 0,
+) -> int:
+    """Return an upper bound of what a trial of `method` may spend in this study."""
+    return planned_queries(
+        method,
+        development_size,
+        train_size,
+        config.scoring.controls,
+        looks,
+        diseases=len(config.cohort.diseases),
+        head_epochs=config.scoring.disease_head.epochs,
+    )
 
 
 def check_batches(config: StudyConfig, train_size: int) -> None:
@@ -89,6 +108,8 @@ def corners(config: StudyConfig) -> Iterator[MethodConfig]:
         "epochs",
         "target_auc_band",
         "surrogate_images",
+        "attack_steps",
+        "attack_every",
     )
     points: list[dict[str, Any]] = [{}]
     for name in costly:

@@ -28,14 +28,13 @@ from study.progress import ProgressView
 from study.query_budget import QueryBudget
 from study.reachable import refuse_unreachable
 from study.room import check_room, make_root
-from study.spaces import check_batches, method_of
+from study.spaces import check_batches, method_of, most_queries
 from study.tracking import Tracker
 from study.trial_store import TrialStore
 from study.warm_start import warm_start
 from ude_core.errors import SettingError
 from ude_core.runtime import prepare_process
 from ude_core.scoring import score_reference
-from ude_core.trial import planned_queries
 from ude_core.types import exactly
 
 
@@ -228,11 +227,11 @@ def _prepare(ledger: Ledger, layout: Layout) -> tuple[Package, QueryBudget | Non
         publish(package.files, TrialStore.open(config.resources.trial_store))
     if limit is None:
         return package, None
-    development, controls = len(materials.assets.development), config.scoring.controls
+    development = len(materials.assets.development)
     budget = QueryBudget(
         limit,
         ledger.preparation_queries,
-        lambda params: planned_queries(method_of(config, params), development, train, controls),
+        lambda params: most_queries(config, method_of(config, params), development, train),
         ledger.trials(),
     )
     return package, budget

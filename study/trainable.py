@@ -26,14 +26,14 @@ from study.meter import MeteredEncoder
 from study.names import Layout
 from study.package import Package, worker_materials
 from study.rung_records import RungRecord, read_pruned, write_rungs
-from study.spaces import method_of
+from study.spaces import method_of, most_queries
 from study.trial_files import SharedFiles, StoredFiles, TrialFiles, write_worker
 from study.trial_store import TrialStore
 from ude_core.batching import is_out_of_memory
 from ude_core.errors import EncoderMemoryError, PermanentEncoderError, UserError
 from ude_core.results import save_result
 from ude_core.runtime import prepare_process
-from ude_core.trial import CHECKPOINT, PREVIOUS, Trial, planned_queries
+from ude_core.trial import CHECKPOINT, PREVIOUS, Trial
 from ude_core.types import Progress
 
 CHECKPOINT_SECONDS = 0.25
@@ -220,8 +220,8 @@ class NoiseTrainable(tune.Trainable):
         """Put the rung where the driver decides on it; the state first: no look is paid for twice."""
         self._checkpoint()
         assets, method = trial.assets, trial.method
-        planned = planned_queries(
-            method, len(assets.development), len(assets.split.train), assets.scoring.controls
+        planned = most_queries(
+            self._config, method, len(assets.development), len(assets.split.train)
         )
         write_rungs(self._folder, RungRecord(tuple(trial.rungs), tuple(trial.curve), planned))
         self._files.publish()

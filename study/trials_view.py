@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from study.pareto_views import measured_text, params_text, title, varying
+from study.pareto_views import measured_text, own_params, params_text, title, varying
 from study.records import TrialRecord
 from ude_core.results import metrics_to_json
 from ude_core.types import Interval, Measured
@@ -22,19 +22,23 @@ def trials_table(study: str, records: Sequence[TrialRecord], metrics: Sequence[s
     table = Table(title=study, title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column("state")
+    methods = {record.method for record in records}
+    if len(methods) > 1:
+        table.add_column("method")
     for name in metrics:
         table.add_column(title(name), justify="right")
     table.add_column("queries", justify="right")
     table.add_column("parameters", overflow="fold")
     table.add_column("reason", overflow="fold")
-    names = varying([record.params for record in records])
+    names = varying([own_params(record.params, record.method) for record in records])
     for record in records:
         table.add_row(
             str(record.number),
             record.state,
+            *([record.method] if len(methods) > 1 else []),
             *(measured_text(record.metrics.get(name)) for name in metrics),
             f"{record.queries:,}",
-            params_text(record.params, names),
+            params_text(own_params(record.params, record.method), names),
             record.reason,
         )
     return table
@@ -46,6 +50,7 @@ def trials_json(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
         {
             "trial": record.number,
             "state": record.state,
+            "method": record.method,
             "seed": record.seed,
             "params": dict(record.params),
             "metrics": metrics_to_json(record.metrics),
@@ -78,7 +83,7 @@ def trials_csv(records: Sequence[TrialRecord]) -> str:
     params = sorted({name for record in records for name in record.params})
     metrics = sorted({name for record in records for name in record.metrics} - {"queries"})
     ends = [f"{name}{end}" for name in metrics for end in ("", ".low", ".high")]
-    fixed = ["trial", "state", "outcome", "seed", "queries", "reason"]
+    fixed = ["trial", "state", "method", "outcome", "seed", "queries", "reason"]
     buffer = io.StringIO()
     writer = csv.writer(buffer)  # RFC 4180: lines end in CR LF, and both are quoted inside a cell
     writer.writerow(map(neutral, [*fixed, *(f"params.{name}" for name in params), *ends]))
@@ -86,6 +91,7 @@ def trials_csv(records: Sequence[TrialRecord]) -> str:
         row: list[Any] = [
             record.number,
             record.state,
+            record.method,
             record.outcome,
             record.seed,
             record.queries,

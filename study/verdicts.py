@@ -13,7 +13,13 @@ from optuna.trial import TrialState as OptunaState
 
 from study.records import TrialRecord, TrialState
 from ude_core.results import metrics_from_json, metrics_to_json
-from ude_core.types import Interval, Measured, TrialResult, Undefined
+from ude_core.types import (
+    Interval,
+    Measured,
+    MethodName,
+    TrialResult,
+    Undefined,
+)
 
 RESULT = "ude.result"
 """The trial attribute that holds everything but parameters, state and times."""
@@ -61,13 +67,14 @@ def judge(result: TrialResult, objectives: Sequence[str]) -> Verdict:
     return Verdict(content, None if problems else values)
 
 
-def record_of(trial: FrozenTrial, seed: int, folder: Path) -> TrialRecord:
-    """Return one row of the database as a record."""
+def record_of(trial: FrozenTrial, seed: int, folder: Path, method: MethodName) -> TrialRecord:
+    """Return one row of the database as a record; `method` is the study's where none is searched."""
     content = trial.user_attrs.get(RESULT) or {}
+    params = dict(trial.params or trial.system_attrs.get("fixed_params") or {})
     return TrialRecord(
         number=trial.number,
         state=STATES[trial.state],
-        params=dict(trial.params or trial.system_attrs.get("fixed_params") or {}),
+        params=params,
         seed=seed,
         metrics=metrics_from_json(content.get("metrics") or {}),
         queries=int(content.get("queries") or 0),
@@ -78,6 +85,7 @@ def record_of(trial: FrozenTrial, seed: int, folder: Path) -> TrialRecord:
         ended=trial.datetime_complete,
         outcome=str(content.get("outcome") or ""),
         saved=int(content.get("saved") or 0),
+        method=params.get("name", method),
     )
 
 

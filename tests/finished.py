@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from study.ledger import Ledger
 from study.pareto import Front, compute_front, goals_of
 from study.records import TrialRecord
 from ude_core.results import save_result
-from ude_core.types import Interval, Measured, QueryCount, TrialResult
+from ude_core.types import Interval, Measured, MethodName, QueryCount, TrialResult
 
 DISEASES = ("pleural_effusion", "pneumonia", "edema")
 GOALS = goals_of(
@@ -99,8 +99,16 @@ def _template() -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
-def hand_front(scores: list[dict[str, Measured]], disease: str = "edema") -> Front:
-    records = [TrialRecord(i, "complete", {}, i, metrics) for i, metrics in enumerate(scores)]
+def hand_front(
+    scores: list[dict[str, Measured]],
+    disease: str = "edema",
+    methods: Sequence[MethodName] = (),
+) -> Front:
+    named = [*methods, *["gezo"] * (len(scores) - len(methods))]
+    records = [
+        TrialRecord(i, "complete", {}, i, metrics, method=method)
+        for i, (metrics, method) in enumerate(zip(scores, named, strict=True))
+    ]
     return compute_front(
         study="s",
         disease=disease,

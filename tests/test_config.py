@@ -10,6 +10,7 @@ from study.encoder_sections import TimmEncoder
 from study.ranges import PARAMETERS
 from study.sections import MethodSection
 from study.spaces import check_batches, cost, distributions, method_of
+from ude_core.baselines.base import BASELINES
 from ude_core.cohorts.phantom import PhantomConfig
 from ude_core.errors import SettingError, UserError
 from ude_core.types import HeadConfig, MethodConfig
@@ -133,7 +134,11 @@ def test_a_parameter_outside_its_range_is_refused_with_the_range(
         ("objectives=[{metric: eogap, direction: minimize}]", "did you mean 'eo_gap'?"),
         ("objectives=[{metric: eo_gap, direction: down}]", "expected 'minimize' or 'maximize'"),
         ("method.name=guided", "method guided needs a surrogate"),
-        ("method.name=adam", "'antithetic_adam', 'guided', 'cma_es' or 'whitebox'"),
+        ("method.name=random_noise", "method.name: method random_noise needs the norm"),
+        ("search.name={choices: [gezo, random_noise]}", "needs the norm of its noise"),
+        ("method.held_out=0.6", "expected in (0, 0.5]"),
+        ("search.balance={choices: [attribute, sex]}", "search.balance.1 is 'sex'"),
+        ("method.name=adam", "'group_dro', 'bias_adv' or 'sketch'"),
         ("search.name={choices: [gezo, adam]}", "search.name.1 is 'adam'"),
         ("cohort.kind=dicom", "'phantom', 'csv'"),
         ("cohort.patient=3", "did you mean 'patients'?"),
@@ -261,6 +266,36 @@ def test_every_method_can_be_searched_and_costs_the_same(space: Path) -> None:
     planned = cost(config, development_size=300, train_size=200)
     controls = 300 * (1 + config.scoring.controls)
     assert (planned.low, planned.high) == (2 * 1 * 64 + controls, 2 * 4 * 64 + controls)
+
+
+@pytest.mark.parametrize("metric", ["eo_gap_vs_random", "controls_beaten", "psnr_db"])
+def test_an_objective_that_a_baseline_has_not_is_refused(space: Path, metric: str) -> None:
+    objective = f"objectives=[{{metric: {metric}, direction: minimize}}]"
+    load_space(space, [objective])
+    with pytest.raises(SettingError, match=f"{metric} is not measured of method erm"):
+        load_space(space, [objective, "search.name={choices: [gezo, erm]}"])
+
+
+@pytest.mark.parametrize("name", ["paper_table2", "phantom_table2"])
+def test_one_study_holds_every_row_of_table_2(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UDE_SHARED_DATA", str(tmp_path))
+    config = load_space(name)
+    rows = {*BASELINES, "gezo", "whitebox"}
+    assert set(config.methods) == rows
+    assert {point["name"] for point in config.warm_start.points} == rows
+    assert config.budget.trials == len(rows)
+
+
+def test_a_baseline_costs_what_it_embeds_and_attacks(space: Path) -> None:
+    names = "erm, sketch, group_dro, batch_sampling, bias_adv"
+    overrides = [f"search={{name: {{choices: [{names}]}}}}", "method.attack_steps=4"]
+    config = load_space(space, [*overrides, "method.samples=2"])
+    planned = cost(config, development_size=300, train_size=200)
+    # Attacks after epochs 10, 20, 30 and 40 of 50, at most on every image for every disease.
+    attacked = 300 * len(config.cohort.diseases) * 4 * (4 + 1)
+    assert (planned.low, planned.high) == (0, attacked)
 
 
 def test_looking_whether_to_stop_is_part_of_the_plan(space: Path) -> None:

@@ -90,6 +90,20 @@ def test_a_front_that_never_beats_noise_is_exported_only_with_a_warning() -> Non
     assert "no better than random noise of its own norm on validation; do not use it" in warning
 
 
+def test_what_learnt_no_noise_is_not_exported() -> None:
+    scores = [measured(5, 5, 70, control=None), measured(20, 12, 72), measured(30, 30, 73)]
+    front = hand_front(scores, methods=("group_dro", "gezo", "random_noise"))
+    assert [point.method for point in front.best] == ["group_dro", "gezo", "random_noise"]
+    assert choose(front, parse_policy("min-gap"))[0].trial == 1
+    with pytest.raises(UserError, match="trial 0 is group_dro: it has no noise to export"):
+        choose(front, parse_policy("trial=0"))
+    _, warning = choose(front, parse_policy("trial=2"))
+    assert "trial 2 is random noise, not learnt" in warning
+    alone = hand_front([measured(5, 5, 70, control=None)], methods=("erm",))
+    with pytest.raises(UserError, match="no learnt noise is on the front of edema, only erm"):
+        choose(alone, parse_policy("knee"))
+
+
 def test_confirmed_points_that_beat_noise_are_preferred(study: Study) -> None:
     front = front_of(study, "edema")
     assert [p.trial for p in candidates(front, None)] == [0, 1, 2]

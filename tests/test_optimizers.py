@@ -293,7 +293,12 @@ class TestContract:
         assert result.queries.total == sum(encoder.seen)
         assert result.queries.surrogate == sum(surrogate.seen)
         assert result.queries.total == planned_queries(
-            tried, len(assets.development), len(assets.split.train), SCORING.controls
+            tried,
+            len(assets.development),
+            len(assets.split.train),
+            SCORING.controls,
+            diseases=len(cohort.diseases),
+            head_epochs=SCORING.disease_head.epochs,
         )
 
 
@@ -317,9 +322,9 @@ def assets(cohort: Cohort) -> StudyAssets:
 def test_the_suite_covers_every_ask_tell_method() -> None:
     from typing import get_args
 
-    from ude_core.types import MethodName
+    from ude_core.types import LearntMethod
 
-    assert set(METHODS) == set(get_args(MethodName)) - {"whitebox"}
+    assert set(METHODS) == set(get_args(LearntMethod)) - {"whitebox"}
 
 
 def test_white_box_is_told_gradients() -> None:

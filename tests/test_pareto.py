@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import moocore
@@ -289,6 +290,31 @@ def test_the_table_shows_erm_every_point_and_its_interval() -> None:
     assert "step_size=0.1" in text
     assert "basis=" not in text  # the same in every trial
     assert "2 (dominated)" in text
+
+
+def test_a_front_names_the_method_of_every_trial_and_its_own_parameters_alone() -> None:
+    gezo = {"name": "gezo", "group_step": 0.5, "step_size": 0.03}
+    trials = [
+        replace(trial(0, measured(10, 10, 70), **gezo), method="gezo"),
+        replace(trial(1, measured(5, 5, 65), **gezo | {"name": "group_dro"}), method="group_dro"),
+    ]
+    found = front(trials)
+    assert [point["method"] for point in front_to_json(found)["points"]] == ["gezo", "group_dro"]
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(front_table(found))
+    text = captured.get()
+    (learnt,), (other,) = (
+        [line for line in text.splitlines() if f" {name} " in line]
+        for name in ("gezo", "group_dro")
+    )
+    assert "step_size=0.03" in learnt
+    assert "group_step" not in learnt
+    assert "group_step=0.5" in other
+    assert "step_size" not in other
+    assert "no noise" in other
+    page = front_html(found)
+    assert "diamonds: no learnt noise (group_dro)" in page
 
 
 def test_the_page_needs_no_network_and_escapes_names() -> None:

@@ -86,7 +86,14 @@ def test_query_counts_are_what_the_encoder_saw(cohort: Cohort) -> None:
     result = run_trial(METHOD, cohort, encoder, assets, seed=3)
     assert result.queries.total == sum(encoder.seen)
     assert result.queries.noise == 3 * 3 * 2 * 4 * 32
-    planned = planned_queries(METHOD, len(assets.development), len(assets.split.train), 2)
+    planned = planned_queries(
+        METHOD,
+        len(assets.development),
+        len(assets.split.train),
+        2,
+        diseases=2,
+        head_epochs=HEAD.epochs,
+    )
     assert planned == result.queries.total
 
 

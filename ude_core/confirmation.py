@@ -22,6 +22,7 @@ from ude_core.scoring import (
     against_controls,
     control_noises,
     disease_logits,
+    embed_for,
     score_logits,
     score_points,
 )
@@ -64,34 +65,45 @@ def confirm_noises(
     controls: int,
     seed: int,
 ) -> Confirmation:
-    """Score noises on the test patients over fresh draws; heads train on development patients.
+    """Score trials on the test patients over fresh draws; heads train on development patients.
 
-    All noises, their controls and ERM meet the same draws, head starts and bootstrap resamples.
+    A trial is a noise and its method; a baseline's noise is 0, and it trains its heads in its own
+    way. All noises, their controls and ERM meet the same draws, head starts and bootstrap resamples.
     """
     draws = confirmation_draws(cohort, assets.split, assets.bias, repeats, seed)
     rows = _used_rows(draws)
     images = ImageRows(cohort.images, rows)
     spent = 0
 
-    def logits_of(noise: Noise | None, pipeline: PixelPipeline) -> Logits:
+    head = assets.scoring.disease_head
+
+    def logits_of(noise: Noise, pipeline: PixelPipeline) -> Logits:
         nonlocal spent
         spent += len(rows)
         embeddings = embed_images(encoder, images, noise, pipeline)
+        return disease_logits(embeddings, rows, cohort, draws, head=head, seed=seed)
+
+    def logits_by(noise: Noise, method: MethodConfig) -> Logits:
+        nonlocal spent
+        found = embed_for(noise, method, cohort, encoder, rows, draws, clean=clean, head=head)
+        spent += found.queries
         return disease_logits(
-            embeddings, rows, cohort, draws, head=assets.scoring.disease_head, seed=seed
+            found.embeddings, rows, cohort, draws, head=head, seed=seed, train=found.train
         )
 
     def with_intervals(logits: Logits) -> Metrics:
         resamples = assets.scoring.bootstrap_draws
         return score_logits(logits, rows, cohort, bootstrap_draws=resamples, seed=seed)
 
-    erm_logits = logits_of(None, "paper")
+    clean = embed_images(encoder, images)
+    spent += len(rows)
+    erm_logits = disease_logits(clean, rows, cohort, draws, head=head, seed=seed)
     erm = with_intervals(erm_logits)
     learnt: dict[int, Metrics] = {}
     random: dict[int, Metrics] = {}
     for key, noise in noises.items():
         method = methods[key]
-        logits = logits_of(noise, method.pixels)
+        logits = logits_by(noise, method)
         metrics = with_intervals(logits)
         own = derive_seed(seed, "controls", key)
         others = [

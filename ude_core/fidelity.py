@@ -16,10 +16,13 @@ SAMPLE = 256  # images looked at, of a larger cohort
 _IMAGES_AT_ONCE = 16
 
 
-def fidelity(images: Images, noise: Noise, pipeline: PixelPipeline) -> dict[str, Measured]:
+def fidelity(
+    images: Images, noise: Noise, pipeline: PixelPipeline, *, seen: Images | None = None
+) -> dict[str, Measured]:
     """Return `noise_l2`, `psnr_db` (peak 1.0) and `ssim` over an even sample of the images.
 
-    The images are read a few at a time. `psnr_db` is undefined where the edit changes no pixel.
+    `seen` are the images as a method transforms them before the noise, where it does. They are read
+    a few at a time. `psnr_db` is undefined where the edit changes no pixel.
     """
     rows = range(0, len(images), max(1, len(images) // SAMPLE))
     step = rows.step * _IMAGES_AT_ONCE
@@ -27,8 +30,9 @@ def fidelity(images: Images, noise: Noise, pipeline: PixelPipeline) -> dict[str,
     likenesses: list[float] = []
     undefined: Undefined | None = None
     for start in range(0, len(images), step):
-        original = to_pixels(images[start : start + step : rows.step])
-        edited = apply_noise(original, noise, pipeline)
+        some = slice(start, start + step, rows.step)
+        original = to_pixels(images[some])
+        edited = apply_noise(original if seen is None else to_pixels(seen[some]), noise, pipeline)
         difference = edited.double() - original.double()
         squared_errors.append((difference**2).mean(dim=(-3, -2, -1)))
         likeness = ssim(original, edited)

@@ -6,7 +6,7 @@ heads of all diseases, repeats and seeds train as one batched problem.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,25 @@ class HeadTask:
     targets: Int[np.ndarray, " chosen"]
 
 
+@dataclass(frozen=True, slots=True)
+class Minibatch:
+    """One minibatch of every head; `present` is 0 where a shorter head has no image left."""
+
+    row: Int[Tensor, "heads batch"]
+    target: Int[Tensor, "heads batch"]
+    present: Float[Tensor, "heads batch"]
+
+
+Weigh = Callable[[Minibatch, Float[Tensor, "heads batch classes"]], Float[Tensor, "heads batch"]]
+"""From a minibatch and what the heads make of it (probabilities) to the weight of each image's
+cross-entropy in its head's loss, taken as constant. 0 where an image is not present."""
+
+
+def mean_loss(batch: Minibatch, probability: Tensor) -> Float[Tensor, "heads batch"]:
+    """Return the weights of the plain mean over the images that are present (ERM, Eq. 3)."""
+    return batch.present / batch.present.sum(1, keepdim=True).clamp_min(1.0)
+
+
 def train_heads(
     embeddings: Embeddings,
     tasks: Sequence[HeadTask],
@@ -64,42 +83,78 @@ def train_heads(
     Constant learning rate, decoupled weight decay, minibatches reshuffled every epoch. Weight decay
     0 is plain Adam. Initial weights and minibatches come from `rng` alone.
     """
-    heads, dim = len(tasks), embeddings.shape[1]
-    owner = torch.arange(heads)[:, None]
-    rows = [torch.as_tensor(task.rows, dtype=torch.long) for task in tasks]
-    targets = [torch.as_tensor(task.targets, dtype=torch.long) for task in tasks]
-    shared, (shift, stretch) = _whitened(embeddings, config.standardize)
-    centre, scale = _standardization(shared, rows, config.standardize)
-    weight = _truncated_normal((heads, dim, classes), config.init_std, rng)
-    bias = torch.zeros(heads, classes)
-    parameters = (weight, bias)
-    first = [torch.zeros_like(p) for p in parameters]
-    second = [torch.zeros_like(p) for p in parameters]
-    step = 0
+    training = HeadTraining(embeddings, tasks, classes=classes, config=config, rng=rng)
     for _ in range(config.epochs):
-        for row, target, present in _minibatches(rows, targets, config.batch_size, rng):
-            step += 1
-            # One matrix product for all heads on all rows, (x - centre)·scale·W + b folded into it:
-            # cheaper than a copy of every head's minibatch, though most of its logits go unused.
-            folded = weight * scale[..., None]
-            offset = bias - (centre[:, None] @ folded)[:, 0]
-            every = (shared @ folded.transpose(0, 1).flatten(1)).reshape(-1, heads, classes)
-            probability = torch.softmax(every[row, owner] + offset[:, None], dim=-1)
-            residual = probability - torch.nn.functional.one_hot(target, classes)
-            residual *= (present / present.sum(1, keepdim=True).clamp_min(1.0))[..., None]
-            total = residual.sum(1)
-            spread = torch.zeros_like(every).index_put_((row, owner), residual, accumulate=True)
-            product = (shared.T @ spread.flatten(1)).reshape(dim, heads, classes).transpose(0, 1)
-            slope = product - centre[..., None] * total[:, None]
-            gradients = (slope * scale[..., None], total)
-            # A head with no image left in this minibatch keeps its parameters and its moments.
-            active = present.any(1)
-            for parameter, gradient, m, v in zip(parameters, gradients, first, second, strict=True):
-                _adamw_step(parameter, gradient, m, v, step, active, config)
-    folded = weight * scale[..., None]
-    bias = bias - (centre[:, None] @ folded)[:, 0]
-    raw = folded * stretch[:, None]
-    return LinearHeads(raw, bias - shift @ raw)
+        for batch in shuffled_minibatches(tasks, config.batch_size, rng):
+            training.step(batch, mean_loss)
+    return training.heads()
+
+
+class HeadTraining:
+    """Linear heads on the way: one AdamW step on a weighted cross-entropy at a time.
+
+    A head standardises by its own task's rows, where `config.standardize` says so.
+    """
+
+    def __init__(
+        self,
+        embeddings: Embeddings,
+        tasks: Sequence[HeadTask],
+        *,
+        classes: int,
+        config: HeadConfig,
+        rng: torch.Generator,
+    ) -> None:
+        heads, dim = len(tasks), embeddings.shape[1]
+        rows = [torch.as_tensor(task.rows, dtype=torch.long) for task in tasks]
+        self._config, self._classes = config, classes
+        self._owner = torch.arange(heads)[:, None]
+        self._shared, (self._shift, self._stretch) = _whitened(embeddings, config.standardize)
+        self._centre, self._scale = _standardization(self._shared, rows, config.standardize)
+        self._weight = _truncated_normal((heads, dim, classes), config.init_std, rng)
+        self._bias = torch.zeros(heads, classes)
+        parameters = (self._weight, self._bias)
+        self._first = [torch.zeros_like(p) for p in parameters]
+        self._second = [torch.zeros_like(p) for p in parameters]
+        self._steps = 0
+
+    def step(self, batch: Minibatch, weigh: Weigh) -> None:
+        """Descend Σ weight·CE of every head's minibatch; a head without an image stays as it is."""
+        self._steps += 1
+        shared, centre, scale = self._shared, self._centre, self._scale
+        heads, dim, classes = self._weight.shape
+        where = (batch.row, self._owner)
+        # One matrix product for all heads on all rows, (x - centre)·scale·W + b folded into it:
+        # cheaper than a copy of every head's minibatch, though most of its logits go unused.
+        folded = self._weight * scale[..., None]
+        offset = self._bias - (centre[:, None] @ folded)[:, 0]
+        every = (shared @ folded.transpose(0, 1).flatten(1)).reshape(-1, heads, classes)
+        probability = torch.softmax(every[where] + offset[:, None], dim=-1)
+        residual = probability - torch.nn.functional.one_hot(batch.target, classes)
+        residual *= weigh(batch, probability)[..., None]
+        total = residual.sum(1)
+        spread = torch.zeros_like(every).index_put_(where, residual, accumulate=True)
+        product = (shared.T @ spread.flatten(1)).reshape(dim, heads, classes).transpose(0, 1)
+        slope = product - centre[..., None] * total[:, None]
+        gradients = (slope * scale[..., None], total)
+        # A head with no image left in this minibatch keeps its parameters and its moments.
+        active = batch.present.any(1)
+        for parameter, gradient, m, v in zip(
+            (self._weight, self._bias), gradients, self._first, self._second, strict=True
+        ):
+            _adamw_step(parameter, gradient, m, v, self._steps, active, self._config)
+
+    def replace(self, rows: Indices, embeddings: Embeddings) -> None:
+        """Put other embeddings into these rows; what heads standardise by stays as it was."""
+        whitened = (embeddings - self._shift) * self._stretch
+        self._shared = self._shared.index_copy(0, torch.as_tensor(rows), whitened)
+
+    def heads(self) -> LinearHeads:
+        """Return the heads as they are now, on raw embeddings."""
+        folded = self._weight * self._scale[..., None]
+        bias = self._bias - (self._centre[:, None] @ folded)[:, 0]
+        raw = folded * self._stretch[:, None]
+        return LinearHeads(raw, bias - self._shift @ raw)
 
 
 def fit_probe(
@@ -132,27 +187,29 @@ def fit_probe(
     return LinearHeads(raw.float()[None], shifted.float()[None])
 
 
-def _minibatches(
-    rows: Sequence[Tensor], targets: Sequence[Tensor], batch_size: int, rng: torch.Generator
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Return one epoch: (row, target, present) of shape (heads, batch), padded where a task is shorter."""
-    longest = max(len(row) for row in rows)
-    row_table = torch.zeros(len(rows), longest, dtype=torch.long)
-    target_table = torch.zeros(len(rows), longest, dtype=torch.long)
-    present = torch.zeros(len(rows), longest)
-    for head, (row, target) in enumerate(zip(rows, targets, strict=True)):
-        order = torch.randperm(len(row), generator=rng)
-        row_table[head, : len(row)] = row[order]
-        target_table[head, : len(row)] = target[order]
-        present[head, : len(row)] = 1.0
-    return list(
-        zip(
-            torch.split(row_table, batch_size, dim=1),
-            torch.split(target_table, batch_size, dim=1),
-            torch.split(present, batch_size, dim=1),
-            strict=True,
-        )
+def shuffled_minibatches(
+    tasks: Sequence[HeadTask], batch_size: int, rng: torch.Generator
+) -> list[Minibatch]:
+    """Return one epoch: every head's images once, in a new order."""
+    return minibatches(
+        tasks, [torch.randperm(len(t.rows), generator=rng) for t in tasks], batch_size
     )
+
+
+def minibatches(
+    tasks: Sequence[HeadTask], orders: Sequence[Int[Tensor, " order"]], batch_size: int
+) -> list[Minibatch]:
+    """Return each task's images in its order, cut into minibatches, padded where one is shorter."""
+    longest = max(len(order) for order in orders)
+    row = torch.zeros(len(tasks), longest, dtype=torch.long)
+    target = torch.zeros(len(tasks), longest, dtype=torch.long)
+    present = torch.zeros(len(tasks), longest)
+    for head, (task, order) in enumerate(zip(tasks, orders, strict=True)):
+        row[head, : len(order)] = torch.as_tensor(task.rows, dtype=torch.long)[order]
+        target[head, : len(order)] = torch.as_tensor(task.targets, dtype=torch.long)[order]
+        present[head, : len(order)] = 1.0
+    parts = (torch.split(table, batch_size, dim=1) for table in (row, target, present))
+    return [Minibatch(*part) for part in zip(*parts, strict=True)]
 
 
 def _adamw_step(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,5 +32,26 @@ class ImageRows:
         return chosen
 
 
-Images = ImageArray | ImageRows
+@dataclass(frozen=True, slots=True, eq=False)
+class EditedImages:
+    """Every image of `source` under `edit`, which sees some of them at a time, in 8 bits."""
+
+    source: ImageArray | ImageRows
+    edit: Callable[[ImageArray], ImageArray]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(images, height, width), as of the array it stands for."""
+        images, height, width = self.source.shape
+        return images, height, width
+
+    def __getitem__(self, index: slice | Indices) -> ImageArray:
+        """Return the chosen images, edited."""
+        return self.edit(self.source[index])
+
+
+Images = ImageArray | ImageRows | EditedImages
 """What is read by slices and by index arrays."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, assert_never, cast
+from typing import Any, assert_never, cast
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ude_core.baselines.base import learns_noise
 from ude_core.errors import NonFiniteLossError, SettingError
 from ude_core.evaluator import Evaluator, Following
 from ude_core.noise import noise_l2, zero_noise
@@ -20,10 +21,9 @@ from ude_core.optimizers import make_optimizer
 from ude_core.proposals import propose, shuffled, split_rows, state_from, state_parts
 from ude_core.scoring import attribute_auc
 from ude_core.surrogate import SurrogatePrior
-from ude_core.types import Interval, MethodConfig, Noise, Progress
+from ude_core.types import Interval, MethodConfig, Noise, Outcome, Progress
 from ude_core.whitebox import Whitebox, WhiteboxState
 
-Outcome = Literal["improved", "no_improvement", "diverged"]
 CHECK_IMAGES = 256  # at most; and at most a quarter of the training images
 
 
@@ -45,7 +45,8 @@ class Schedule:
 
     @property
     def queries(self) -> int:
-        return self.iterations * self.queries_per_iteration + (self.epochs - 1) * self.check_images
+        checks = max(0, self.epochs - 1)
+        return self.iterations * self.queries_per_iteration + checks * self.check_images
 
 
 def plan(method: MethodConfig, images: int) -> Schedule:
@@ -56,8 +57,11 @@ def plan(method: MethodConfig, images: int) -> Schedule:
     With `method.target_auc_band` (ours) a quarter of the training images, 256 at most, is held out
     of the minibatches, and costs that many queries after every epoch but the last; a trial that
     ends early spends less than planned.
+    A method that learns no noise makes no iteration.
     Raises SettingError where the batch exceeds the cohort or one iteration exceeds the budget.
     """
+    if not learns_noise(method.name):
+        return Schedule(iterations=0, per_epoch=1, queries_per_iteration=0)
     check = 0 if method.target_auc_band is None else min(CHECK_IMAGES, images // 4)
     images -= check
     if method.batch_size > images:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, assert_never
 
 from ude_core.antithetic import AntitheticAdam, Guided, Prior
+from ude_core.baselines.base import learns_noise
 from ude_core.cma_es import CmaEs
 from ude_core.errors import SettingError
 from ude_core.gezo import Gezo
@@ -24,8 +25,11 @@ def make_optimizer(
     """Return the optimiser `method.name`. Settings it has no use for are left unread.
 
     Raises SettingError where `basis_size` does not fit the image, a prior is missing (guided) or
-    has no use (any other), or `prior_weight` is outside [0, 1]; ValueError for whitebox.
+    has no use (any other), or `prior_weight` is outside [0, 1]; ValueError for whitebox and for
+    methods that learn no noise.
     """
+    if not learns_noise(method.name):
+        raise ValueError(f"{method.name} learns no noise: it has no optimiser")
     _check_prior(method, prior)
     basis = make_basis(method.basis, image_size, method.basis_size)
     match method.name:

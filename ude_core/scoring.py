@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
 from ude_core.assets import StudyAssets
+from ude_core.baselines.base import DiseaseTask, HeadProblem, learns_noise, trained_images
+from ude_core.baselines.erm import train_erm
+from ude_core.baselines.registry import make_baseline
 from ude_core.cohorts.base import Cohort
 from ude_core.cohorts.bias import Draw
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
 from ude_core.fidelity import fidelity
-from ude_core.heads import HeadTask, fit_probe, train_heads
+from ude_core.heads import HeadTask, LinearHeads, fit_probe
 from ude_core.image_rows import ImageRows
 from ude_core.metrics.bootstrap import score
 from ude_core.metrics.disparity import evaluate
 from ude_core.metrics.rates import aurocs
 from ude_core.noise import make_basis, noise_l2, random_noise
 from ude_core.objective import attribute_cross_entropy
+from ude_core.probes import fit_mlp_probe
 from ude_core.seeding import numpy_generator, torch_generator
 from ude_core.types import (
     Embeddings,
@@ -50,6 +55,62 @@ class Scored:
     queries: int
 
 
+def disease_tasks(
+    rows: Int[np.ndarray, " images"], cohort: Cohort, draws: Mapping[str, Sequence[Draw]]
+) -> list[DiseaseTask]:
+    """Return the training part of every draw, disease by disease; `rows` (sorted) are embedded."""
+    return [
+        DiseaseTask(
+            disease=disease,
+            head=HeadTask(np.searchsorted(rows, draw.train), cohort.labels[disease][draw.train]),
+            attribute=cohort.attribute[draw.train],
+            patients=cohort.patients[draw.train],
+        )
+        for disease, some in draws.items()
+        for draw in some
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Images as a method sees them, embedded; `train` is how it trains heads on them.
+
+    `queries` were spent on the embedding and will be on training.
+    """
+
+    embeddings: Embeddings
+    train: Callable[[HeadProblem], LinearHeads]
+    queries: int
+
+
+def embed_for(
+    noise: Noise,
+    method: MethodConfig,
+    cohort: Cohort,
+    encoder: Encoder,
+    rows: Int[np.ndarray, " images"],
+    draws: Mapping[str, Sequence[Draw]],
+    *,
+    clean: Embeddings,
+    head: HeadConfig,
+) -> Embedded:
+    """Return the cohort's images `rows` as a trial of `method` hands them to its heads.
+
+    A method that edits nothing takes `clean`, φ(x) of the same images, which was paid for before.
+    """
+    baseline = make_baseline(method)
+    images = baseline.edited(ImageRows(cohort.images, rows))
+    edits = learns_noise(method.name) or baseline.edit != "nothing"
+    embeddings = embed_images(encoder, images, noise, method.pixels) if edits else clean
+    trained = trained_images(disease_tasks(rows, cohort, draws))
+    training = baseline.training_queries(sum(map(len, trained.values())), head.epochs)
+    return Embedded(
+        embeddings,
+        partial(baseline.train, images=images, encoder=encoder),
+        (len(rows) if edits else 0) + training,
+    )
+
+
 def disease_logits(
     embeddings: Embeddings,
     rows: Int[np.ndarray, " images"],
@@ -58,20 +119,22 @@ def disease_logits(
     *,
     head: HeadConfig,
     seed: int,
+    train: Callable[[HeadProblem], LinearHeads] = train_erm,
 ) -> Logits:
     """Train every head of every draw and return its logits, NaN outside the draw's evaluation.
 
-    `embeddings` are those of the cohort's images `rows` (sorted). Heads take their seeds from
-    `seed` alone, so two noises are compared on the same draws and the same starts.
+    `embeddings` are those of the cohort's images `rows` (sorted), edited as a method
+    does; `train` is how the method trains heads. Heads take their seeds from `seed` alone, so two
+    methods are compared on the same draws and the same starts.
     """
-    pairs = [(disease, draw) for disease, some in draws.items() for draw in some]
-    tasks = [
-        HeadTask(np.searchsorted(rows, draw.train), cohort.labels[disease][draw.train])
-        for disease, draw in pairs
-    ]
-    heads = train_heads(
-        embeddings, tasks, classes=2, config=head, rng=torch_generator(seed, "disease heads")
+    problem = HeadProblem(
+        embeddings=embeddings,
+        tasks=disease_tasks(rows, cohort, draws),
+        config=head,
+        rng=torch_generator(seed, "disease heads"),
     )
+    heads = train(problem)
+    pairs = [(disease, draw) for disease, some in draws.items() for draw in some]
     margins = heads.margins(embeddings).numpy()
     logits: dict[str, Float[np.ndarray, "repeats images"]] = {}
     for disease, some in draws.items():
@@ -150,23 +213,33 @@ def score_noise(
     *,
     seed: int,
 ) -> Scored:
-    """Score a noise on the development patients, beside random noises of its own norm and basis.
+    """Score a trial on the development patients, a learnt noise beside random ones of its own norm.
 
     Costs (1 + controls) x development images queries: each image is embedded once a noise, for all
-    diseases, repeats and probes together.
+    diseases, repeats and probes together. What baselines cost beside or instead: `embed_for`.
     """
     rows = assets.development
     images = ImageRows(cohort.images, rows)
-    embeddings = embed_images(encoder, images, noise, method.pixels)
-    metrics = _development_metrics(embeddings, cohort, assets)
-    metrics |= attribute_metrics(embeddings, cohort, assets)
-    metrics |= fidelity(images, noise, method.pixels)
+    embedded = embed_for(
+        noise,
+        method,
+        cohort,
+        encoder,
+        rows,
+        assets.draws,
+        clean=assets.clean,
+        head=assets.scoring.disease_head,
+    )
+    metrics = _development_metrics(embedded.embeddings, cohort, assets, embedded.train)
+    metrics |= attribute_metrics(embedded.embeddings, cohort, assets)
+    seen = make_baseline(method).edited(images)
+    metrics |= fidelity(images, noise, method.pixels, seen=None if seen is images else seen)
     controls = []
     for draw in control_noises(noise, method, assets.scoring.controls, seed):
         control = embed_images(encoder, images, draw, method.pixels)
         controls.append(score_points(_development_logits(control, cohort, assets), rows, cohort))
     metrics |= against_controls(metrics, controls, cohort.diseases)
-    return Scored(metrics, len(rows) * (1 + len(controls)))
+    return Scored(metrics, embedded.queries + len(rows) * len(controls))
 
 
 def score_reference(cohort: Cohort, assets: StudyAssets) -> Metrics:
@@ -183,7 +256,8 @@ def attribute_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAsset
     """Return what the validation patients' embeddings still tell of the attribute.
 
     attribute_auc_frozen: of g, percentage points; under 50 its prediction is flipped.
-    attribute_auc_retrained: of a fresh probe trained on the edited training images.
+    attribute_auc_retrained: of a fresh linear probe trained on the edited training images.
+    attribute_auc_retrained_mlp: of a fresh small network, trained on the same.
     attribute_cross_entropy: of g, nats; log(groups) is perfect confusion.
     """
     split = assets.split
@@ -191,11 +265,18 @@ def attribute_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAsset
     validation = np.searchsorted(assets.development, split.validation)
     truth = cohort.attribute[split.validation]
     probe = fit_probe(embeddings[train], cohort.attribute[split.train], classes=len(cohort.groups))
+    network = fit_mlp_probe(
+        embeddings[train],
+        cohort.attribute[split.train],
+        classes=len(cohort.groups),
+        rng=torch_generator(assets.seed, "mlp probe"),
+    )
     frozen = assets.attribute_head.logits(embeddings[validation])[0]
     entropy = attribute_cross_entropy(frozen, torch.as_tensor(truth))
     return {
         "attribute_auc_frozen": attribute_auc(frozen, truth),
         "attribute_auc_retrained": attribute_auc(probe.logits(embeddings[validation])[0], truth),
+        "attribute_auc_retrained_mlp": attribute_auc(network.logits(embeddings[validation]), truth),
         "attribute_cross_entropy": exactly(float(entropy)),
     }
 
@@ -218,9 +299,12 @@ def attribute_auc(
 
 
 def control_noises(noise: Noise, method: MethodConfig, count: int, seed: int) -> list[Noise]:
-    """Return `count` random noises of the norm, basis and perturbation of a learnt one."""
+    """Return `count` random noises of the norm, basis and perturbation of a learnt one.
+
+    None where nothing was learnt: random noise is not held against itself.
+    """
     norm = float(noise_l2(noise))
-    if norm == 0.0:
+    if norm == 0.0 or not learns_noise(method.name):
         return []
     basis = make_basis(method.basis, noise.shape[-1], method.basis_size)
     return [
@@ -267,9 +351,14 @@ def _difference(
     return Interval(learnt.mean - mean, learnt.mean - max(others), learnt.mean - min(others))
 
 
-def _development_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAssets) -> Metrics:
+def _development_metrics(
+    embeddings: Embeddings,
+    cohort: Cohort,
+    assets: StudyAssets,
+    train: Callable[[HeadProblem], LinearHeads] = train_erm,
+) -> Metrics:
     return score_logits(
-        _development_logits(embeddings, cohort, assets),
+        _development_logits(embeddings, cohort, assets, train),
         assets.development,
         cohort,
         bootstrap_draws=assets.scoring.bootstrap_draws,
@@ -277,7 +366,12 @@ def _development_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAs
     )
 
 
-def _development_logits(embeddings: Embeddings, cohort: Cohort, assets: StudyAssets) -> Logits:
+def _development_logits(
+    embeddings: Embeddings,
+    cohort: Cohort,
+    assets: StudyAssets,
+    train: Callable[[HeadProblem], LinearHeads] = train_erm,
+) -> Logits:
     return disease_logits(
         embeddings,
         assets.development,
@@ -285,6 +379,7 @@ def _development_logits(embeddings: Embeddings, cohort: Cohort, assets: StudyAss
         assets.draws,
         head=assets.scoring.disease_head,
         seed=assets.seed,
+        train=train,
     )
 
 

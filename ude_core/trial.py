@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from ude_core.assets import StudyAssets
+from ude_core.baselines.base import learns_noise
+from ude_core.baselines.registry import check_encoder, make_baseline
 from ude_core.cohorts.base import Cohort
 from ude_core.encoders.base import Encoder
 from ude_core.errors import FingerprintError
 from ude_core.evaluator import LocalEvaluator
+from ude_core.fixed_noise import FixedNoise
 from ude_core.image_rows import ImageRows
 from ude_core.learner import NoiseLearner, plan
 from ude_core.rungs import FREE_METRICS, Rung, RungPlan, look_at, rung_from_json, rung_to_json
@@ -40,8 +43,9 @@ SCHEMA_VERSION = 1
 
 
 class Trial:
-    """One noise from start to score; a pure function of its arguments, resumable at any epoch.
+    """One method from start to score; a pure function of its arguments, resumable at any epoch.
 
+    Most learn a noise first; a baseline (`baselines`) is finished with that at once.
     `prior` guides the method `guided`, and no other (`surrogate.prepare_surrogate`). A `crew` shares
     the evaluation of candidates and changes no bit of the result; each of its replicas holds the
     `trial_evaluator` of the same cohort, encoder and assets. `looks` says when the trial is looked at
@@ -59,6 +63,7 @@ class Trial:
         crew: Crew | None = None,
         looks: RungPlan | None = None,
     ) -> None:
+        check_encoder(method.name, encoder)
         self.method = method
         self.cohort = cohort
         self.encoder = encoder
@@ -69,7 +74,12 @@ class Trial:
         self.rungs: list[Rung] = []
         local = trial_evaluator(method, cohort, encoder, assets)
         evaluator = local if crew is None else SpreadEvaluator(local, crew)
-        self.learner = NoiseLearner(method, evaluator, derive_seed(seed, "noise"), prior)
+        self.learner: NoiseLearner | FixedNoise
+        own = derive_seed(seed, "noise")
+        if learns_noise(method.name):
+            self.learner = NoiseLearner(method, evaluator, own, prior)
+        else:
+            self.learner = FixedNoise(make_baseline(method).noise(encoder.image_size, own))
 
     @property
     def finished(self) -> bool:
@@ -250,10 +260,22 @@ def run_trial(
 
 
 def planned_queries(
-    method: MethodConfig, cohort_size: int, train_size: int, controls: int, looks: int = 0
+    method: MethodConfig,
+    cohort_size: int,
+    train_size: int,
+    controls: int,
+    looks: int = 0,
+    *,
+    diseases: int,
+    head_epochs: int,
 ) -> int:
     """Return an upper bound of the queries a trial will spend, without running it.
 
-    `looks` counts the paid ones (`rungs`).
+    `looks` counts the paid ones (`rungs`). `diseases` and `head_epochs` decide what training the
+    heads may cost where that takes queries (bias_adv).
     """
-    return plan(method, train_size).queries + cohort_size * (1 + controls + looks)
+    if learns_noise(method.name):
+        return plan(method, train_size).queries + cohort_size * (1 + controls + looks)
+    baseline = make_baseline(method)
+    embedded = 0 if baseline.edit == "nothing" else cohort_size
+    return embedded + baseline.training_queries(cohort_size * diseases, head_epochs)

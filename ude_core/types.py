@@ -58,13 +58,21 @@ ObjectiveName = Literal["cross_entropy", "confusion"]
 Precision = Literal["float32", "bfloat16"]
 """Of an encoder's arithmetic; pixels in and embeddings out are float32 either way."""
 
-MethodName = Literal["gezo", "spsa", "zo_sgd", "antithetic_adam", "guided", "cma_es", "whitebox"]
+LearntMethod = Literal["gezo", "spsa", "zo_sgd", "antithetic_adam", "guided", "cma_es", "whitebox"]
 """The paper's are gezo and whitebox; the others stand beside them for comparison (`optimizers`)."""
+
+BaselineName = Literal["erm", "random_noise", "batch_sampling", "group_dro", "bias_adv", "sketch"]
+"""What learns no noise and is scored as a trial all the same (`baselines`)."""
+
+MethodName = Literal[LearntMethod, BaselineName]
+Balance = Literal["attribute", "attribute_and_label"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodConfig:
-    """How one noise is learnt. The defaults are the paper's (Alg. 1, section 3.2).
+    """How one noise is learnt, or what is done in place of it. The defaults are the paper's.
+
+    A method reads its own settings and leaves the others alone (`baselines.registry.settings_read`).
 
     `queries` fixes what a trial may spend on learning the noise; the epochs then follow from it.
     `target_auc_band` (ours) ends a trial early, once the frozen attribute AUC is within so many
@@ -93,6 +101,17 @@ class MethodConfig:
     surrogate_images: int = 128  # guided: training images that a gradient of the prior is over
     target_auc_band: float | None = None  # percentage points
     pixels: PixelPipeline = "paper"
+    balance: Balance = "attribute"  # batch_sampling: what every minibatch has equal shares of
+    group_step: float = 0.01  # group_dro: η
+    held_out: float = 0.2  # group_dro: share of a draw's training patients that chooses the epoch
+    bias_power: float = 0.7  # bias_adv: q of the biased head's generalised cross-entropy
+    attack_radius: float = 8 / 255  # bias_adv: L∞ ball, pixel units
+    attack_step: float = 2 / 255  # bias_adv
+    attack_steps: int = 10  # bias_adv
+    attack_every: int = 10  # bias_adv: epochs from one attack to the next
+    attack_weight: float = 2.0  # bias_adv: λ of the attack, of the debiased head's loss
+    adversarial_weight: float = 0.4  # bias_adv: β, of the attacked images' loss
+    sketch_blur: float = 0.03  # sketch: standard deviation of its blur, as a share of the side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +178,8 @@ class QueryCount:
     """Images passed once through the encoder, by what they were spent on.
 
     `attribute` are the clean images that the attribute head and ERM learn from. A study pays for
-    them once (`StudyAssets.queries`), so a trial's own count of them is 0.
+    them once (`StudyAssets.queries`), so a trial's own count of them is 0. `scoring` is embedding
+    for scores, and what training heads takes (bias_adv's attacks).
     `surrogate` counts passes through an open surrogate encoder (`guided`), which nobody charges
     for: they are told apart and never part of `total`. Its head is a study's (`Surrogate.preparation`).
     """
@@ -188,15 +208,22 @@ class Progress:
     seconds: float
 
 
+Outcome = Literal["improved", "no_improvement", "diverged", "not_learnt"]
+"""How learning ended; `not_learnt` of a method that learns no noise."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """One learnt noise and everything measured of it. Metric names are those of the contract."""
+    """One trial's noise and everything measured of it. Metric names are those of the contract.
+
+    The noise of a method that has none is 0 everywhere.
+    """
 
     noise: Noise
     metrics: Mapping[str, Measured]
     curve: tuple[Progress, ...]
     queries: QueryCount
-    outcome: Literal["improved", "no_improvement", "diverged"]
+    outcome: Outcome
     note: str = ""
 
 
