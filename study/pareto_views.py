@@ -19,8 +19,13 @@ _TITLES: Mapping[str, str] = {
 }
 
 
-def front_table(front: Front, *, everything: bool = False) -> Table:
-    """Return the front beside ERM, each value with its 95 % interval; `everything`: all trials."""
+def front_table(
+    front: Front, standings: Mapping[int, str] | None = None, *, everything: bool = False
+) -> Table:
+    """Return the front beside ERM, each value with its 95 % interval; `everything`: all trials.
+
+    `standings` (`study.confirm.standings_of`) add a column: what the test split said of each.
+    """
     table = Table(
         title=f"{front.study} · {front.disease} · hypervolume {front.hypervolume:,.0f}",
         caption="means with 95 % intervals, percentage points; validation split",
@@ -33,6 +38,8 @@ def front_table(front: Front, *, everything: bool = False) -> Table:
         table.add_column(f"{title(goal.name)} {arrow}", justify="right")
     table.add_column("against noise")
     table.add_column("against ERM")
+    if standings:
+        table.add_column("on the test split")
     table.add_column("parameters", overflow="fold")
     table.add_row("ERM", *(measured_text(front.erm.get(goal.name)) for goal in front.goals))
     shown = front.points if everything else front.best
@@ -48,6 +55,7 @@ def front_table(front: Front, *, everything: bool = False) -> Table:
             *(measured_text(point.metrics.get(goal.name)) for goal in front.goals),
             point.control,
             point.levelling,
+            *([standings.get(point.trial, "–")] if standings else ()),
             params_text(point.params, params),
             style="dim" if point.control == "no better than noise" else None,
         )
