@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from study.standing import holm, improvement_chance, shown_levelling, standings
+from study.metric_names import Direction
+from study.pareto import Goal, levelling
+from study.standing import dominance, holm, improvement_chance, shown_levelling, standings
 from ude_core.types import Interval, Measured, Undefined
 
 chances = st.lists(st.floats(0, 1), max_size=6)
@@ -94,3 +96,39 @@ def test_levelling_counts_what_chance_does_not_explain(
     assert shown_levelling(metrics, "edema") == expected
     assert shown_levelling(metrics, "pneumonia") == "unknown"
     assert shown_levelling(metrics | {"edema/tnr.x_vs_erm": Undefined("x")}, "edema") == "unknown"
+
+
+values = st.floats(0, 100)
+widths = st.floats(0.1, 30)
+
+
+@settings(deadline=None)
+@given(values, values, widths, widths, st.sampled_from(["minimize", "maximize"]))
+def test_one_objectives_dominance_is_a_probability(
+    ours: float, erm: float, wide: float, other: float, direction: Direction
+) -> None:
+    goal = [Goal("accuracy", direction)]
+    mine = {"edema/accuracy": Interval(ours, ours - wide, ours + wide)}
+    theirs = {"edema/accuracy": Interval(erm, erm - other, erm + other)}
+    ahead, behind = (dominance(*pair, goal, "edema") for pair in ((mine, theirs), (theirs, mine)))
+    assert ahead is not None
+    assert behind is not None
+    assert ahead + behind == pytest.approx(1.0)
+    better = ours > erm if direction == "maximize" else ours < erm
+    assert ahead >= 0.5 if better else ahead <= 0.5
+    two = dominance(mine, theirs, [*goal, *goal], "edema")
+    assert two == pytest.approx(ahead**2)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(values, values), min_size=1, max_size=5))
+def test_levelling_of_any_number_of_groups_turns_around(rates: list[tuple[float, float]]) -> None:
+    before, after = (
+        {f"tpr.group {i}": Interval(pair[side], 0, 100) for i, pair in enumerate(rates)}
+        for side in (0, 1)
+    )
+    around = {"lifted": "levelled-down", "levelled-down": "lifted"}
+    label = levelling(after, before)
+    assert levelling(before, after) == around.get(label, label)
+    assert levelling(before, before) == "unchanged"
+    assert (label == "unchanged") == all(abs(a - b) <= 1 for a, b in rates)
