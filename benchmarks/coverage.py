@@ -55,7 +55,6 @@ SCENARIOS: Mapping[str, Scenario] = {
     "EO- 10, EO+ 10": Scenario((0.7, 0.8), (0.8, 0.7)),
     "EO- 10, EO+ 30": Scenario((0.7, 0.8), (0.9, 0.6)),
     "EO- 52, EO+ 31": Scenario((0.35, 0.87), (0.9, 0.59)),
-    "three groups, no gap": Scenario((0.75,) * 3, (0.75,) * 3),
     "three groups, EO- 5, EO+ 20": Scenario((0.75, 0.75, 0.7), (0.9, 0.8, 0.7)),
 }
 
