@@ -12,12 +12,19 @@ from dataclasses import replace
 from typing import Any
 
 from ude_core.assets import prepare
-from ude_core.cohorts.phantom import DISEASES, PhantomConfig, make_phantoms, phantom_masks
+from ude_core.cohorts.phantom import PhantomConfig, make_phantoms, phantom_masks
 from ude_core.encoders.phantom_vit import load_phantom_vit
 from ude_core.learner import NoiseLearner
 from ude_core.saliency import lift, smoothed_magnitude, top_share
 from ude_core.trial import trial_evaluator
-from ude_core.types import BiasConfig, HeadConfig, MethodConfig, ScoringConfig, SplitConfig
+from ude_core.types import (
+    BasisName,
+    BiasConfig,
+    HeadConfig,
+    MethodConfig,
+    ScoringConfig,
+    SplitConfig,
+)
 
 SIGMA, SHARE = 2.0, 0.2
 TWO_CUES = PhantomConfig(patients=400, seed=1)
@@ -71,7 +78,7 @@ def lifts(phantoms: PhantomConfig, method: MethodConfig, *, seed: int = 0) -> di
         "cue": everything["cue"],
         "marker": phantom_masks(replace(phantoms, breast_shadow=0.0))["cue"],
         "breast shadow": phantom_masks(replace(phantoms, marker_contrast=0.0))["cue"],
-        **{disease: everything[disease] for disease in DISEASES},
+        **{name: mask for name, mask in everything.items() if name != "cue"},
     }
     return {
         name: round(lift(region, mask.mean(axis=0)), 2)
@@ -81,15 +88,16 @@ def lifts(phantoms: PhantomConfig, method: MethodConfig, *, seed: int = 0) -> di
 
 
 def cue_overlap() -> tuple[float, dict[str, Any]]:
-    coarse = {
-        f"two cues, GeZO, {basis} of {size}": lifts(
+    bases: tuple[tuple[BasisName, int], ...] = (("low_frequency", 6), ("grid", 6), ("pixel", 14))
+    learnt = {
+        f"two cues, GeZO, {basis}" + (f" of {size}" if basis != "pixel" else ""): lifts(
             TWO_CUES, replace(GEZO, basis=basis, basis_size=size)
         )
-        for basis, size in (("low_frequency", 6), ("grid", 6), ("pixel", 14))
+        for basis, size in bases
     }
     alone = lifts(MARKER_ALONE, WHITEBOX)
     return alone["cue"], {
         "marker alone, white-box": alone,
         "two cues, white-box": lifts(TWO_CUES, WHITEBOX),
-        **coarse,
+        **learnt,
     }
