@@ -15,10 +15,13 @@ import torch
 
 from benchmarks.apply_speed import apply_speed
 from benchmarks.candidate_vs_bare import mobilenetv2, vit_b16
+from benchmarks.coverage import coverage
+from benchmarks.cue_overlap import cue_overlap
 from benchmarks.footprint import cost_vs_size, worker_memory
 from benchmarks.overhead import overhead_growth, overhead_vs_stock
 from benchmarks.pruning_saved import pruning_saved
 from benchmarks.saturated_step import saturated_step
+from benchmarks.selection_honesty import selection_honesty
 from benchmarks.simulate_scale import simulated_scale
 from benchmarks.trial_vs_plain import trial_vs_plain
 from benchmarks.utilisation import utilisation
@@ -39,6 +42,9 @@ BENCHMARKS: Mapping[str, Callable[[], tuple[float, dict[str, Any]]]] = {
     "utilisation": utilisation,
     "pruning_saved": pruning_saved,
     "apply_speed": apply_speed,
+    "coverage": coverage,
+    "selection_honesty": selection_honesty,
+    "cue_overlap": cue_overlap,
 }
 
 

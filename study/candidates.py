@@ -61,6 +61,11 @@ def doubt(point: Point, front: Front, confirmation: Confirmation | None) -> str:
     if found is not None:
         where, label = "the test split", confirmed_control(found, front.disease)
     if label != "no better than noise":
+        if found is not None and found.standing.get(front.disease) == "no improvement on ERM":
+            return (
+                f"{front.disease}: trial {point.trial}'s smaller gap is not confirmed on the test "
+                "split: chance could have made it"
+            )
         return ""
     return (
         f"{front.disease}: trial {point.trial} is no better than random noise of its own norm on "

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from study.cli_support import ROOT, AsJson, Name, Root, open_study, show, show_fronts
+from study.cli_support import (
+    ROOT,
+    AsJson,
+    Name,
+    Root,
+    known_standings,
+    open_study,
+    show,
+    show_fronts,
+)
 from ude_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,9 +85,11 @@ def pareto(
         atomic_write(html, front_html(front).encode())
         typer.echo(f"front of {disease}: {html}", err=True)
     if as_json:
-        typer.echo(json.dumps(front_to_json(front), allow_nan=False))
+        typer.echo(
+            json.dumps(front_to_json(front, known_standings(opened, disease)), allow_nan=False)
+        )
     elif html is None:
-        show(front_table(front, everything=everything))
+        show(front_table(front, known_standings(opened, disease), everything=everything))
 
 
 @app.command()

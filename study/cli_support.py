@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from study.api import Study
+    from study.standing import Standing
 
 Root = Annotated[
     Path,
@@ -95,4 +96,16 @@ def show_fronts(study: Study, *, everything: bool = False) -> None:
     from study.pareto_views import front_table
 
     for disease in study.config.cohort.diseases:
-        show(front_table(front_of(study, disease), everything=everything))
+        standings = known_standings(study, disease)
+        show(front_table(front_of(study, disease), standings, everything=everything))
+
+
+def known_standings(study: Study, disease: str) -> dict[int, Standing]:
+    """Return what the test split said of each point; a confirmation nobody can read is a warning."""
+    from study.confirm import standings_of
+
+    try:
+        return standings_of(study, disease)
+    except UserError as error:
+        typer.echo(f"warning: {error}", err=True)
+        return {}

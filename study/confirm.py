@@ -8,16 +8,15 @@ kept for as long as the points, the settings and the data are the same.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from study.names import Layout
-from study.pareto import Front, Goal, front_of
+from study.pareto import Front, Levelling, front_of
 from study.records import TrialRecord
+from study.standing import Standing, dominance, shown_levelling, standings
 from ude_core.errors import UserError
 from ude_core.results import metrics_from_json, metrics_to_json
 from ude_core.seeding import derive_seed
@@ -26,10 +25,10 @@ from ude_core.types import Interval, Measured, MethodConfig, Noise
 
 if TYPE_CHECKING:
     from study.api import Study
+    from ude_core.confirmation import Confirmation as Measurements
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE = "confirmation.json"
-_Z95 = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,9 @@ class ConfirmedPoint:
 
     `fronts` are the diseases on whose front it was. `random` is the mean of its norm-matched random
     noises (low and high: the smallest and largest of them). `dominance` is, by disease, the
-    probability that it beats ERM on every objective at once (see `dominance`). `optimism` is the
-    validation mean minus the test mean of every objective, in the metric's own unit.
+    probability that it beats ERM on every objective at once (see `study.standing`). `optimism` is the
+    validation mean minus the test mean of every objective, in the metric's own unit. `standing` is,
+    for each of `fronts`, whether the point is `confirmed` there.
     """
 
     trial: int
@@ -48,6 +48,8 @@ class ConfirmedPoint:
     random: Mapping[str, Measured]
     dominance: Mapping[str, float]
     optimism: Mapping[str, float]
+    standing: Mapping[str, Standing]
+    levelling: Mapping[str, Levelling]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,11 @@ class Confirmation:
     erm: Mapping[str, Measured]
     points: tuple[ConfirmedPoint, ...]
     queries: int
+
+    def standing(self, trial: int, disease: str) -> Standing | None:
+        """Return how a trial stands for a disease; None where it was not among those confirmed."""
+        point = self.point(trial)
+        return None if point is None else point.standing.get(disease)
 
     def point(self, trial: int) -> ConfirmedPoint | None:
         """Return the confirmed point of a trial, or None."""
@@ -114,30 +121,6 @@ def worth_confirming(fronts: Mapping[str, Front]) -> dict[int, tuple[str, ...]]:
     return dict(sorted(chosen.items()))
 
 
-def dominance(
-    ours: Mapping[str, Measured], erm: Mapping[str, Measured], goals: Sequence[Goal], disease: str
-) -> float | None:
-    """Return the probability that a noise beats ERM on every objective of `disease` at once.
-
-    Each metric is taken as normal with the width of its 95 % interval, and all as independent.
-    Both are scored on the same images, so a real advantage is understated. None where a metric is
-    undefined or not measured on the test split.
-    """
-    probability = 1.0
-    for goal in goals:
-        name = f"{disease}/{goal.name}"
-        mine, other = ours.get(name), erm.get(name)
-        if not (isinstance(mine, Interval) and isinstance(other, Interval)):
-            return None
-        gain = other.mean - mine.mean if goal.direction == "minimize" else mine.mean - other.mean
-        spread = math.hypot(mine.high - mine.low, other.high - other.low) / (2 * _Z95)
-        if spread > 0:
-            probability *= NormalDist().cdf(gain / spread)
-        else:
-            probability *= 0.5 if gain == 0 else float(gain > 0)
-    return probability
-
-
 def load_confirmation(study: Study) -> Confirmation | None:
     """Return the study's confirmation, or None. Raises UserError where the file is damaged."""
     path = confirmation_file(study)
@@ -164,6 +147,8 @@ def load_confirmation(study: Study) -> Confirmation | None:
                     random=metrics_from_json(point["random"]),
                     dominance=point["dominance"],
                     optimism=point["validation_minus_test"],
+                    standing=point["standing"],
+                    levelling=point["levelling"],
                 )
                 for point in content["points"]
             ),
@@ -173,6 +158,17 @@ def load_confirmation(study: Study) -> Confirmation | None:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is damaged ({error!r}); run confirm again") from error
+
+
+def standings_of(study: Study, disease: str) -> dict[int, Standing]:
+    """Return how each confirmed point of a disease's front stands; empty before `confirm`.
+
+    Raises UserError as `load_confirmation` does.
+    """
+    found = load_confirmation(study)
+    if found is None:
+        return {}
+    return {p.trial: p.standing[disease] for p in found.points if disease in p.standing}
 
 
 def confirmation_file(study: Study) -> Path:
@@ -220,10 +216,10 @@ def _measure(
         controls=controls,
         seed=derive_seed(study.config.seed, "confirm"),
     )
+    stand = standings(measured.learnt, chosen)
     points = [
-        _point(records[number], names, fronts, measured.erm, ours, measured.random.get(number, {}))
+        _point(records[number], names, fronts, measured, stand[number])
         for number, names in chosen.items()
-        for ours in (measured.learnt[number],)
     ]
     return Confirmation(
         study=study.name,
@@ -240,14 +236,14 @@ def _point(
     record: TrialRecord,
     names: tuple[str, ...],
     fronts: Mapping[str, Front],
-    erm: Mapping[str, Measured],
-    ours: Mapping[str, Measured],
-    random: Mapping[str, Measured],
+    measured: Measurements,
+    standing: Mapping[str, Standing],
 ) -> ConfirmedPoint:
+    ours, random = measured.learnt[record.number], measured.random.get(record.number, {})
     chances: dict[str, float] = {}
     optimism: dict[str, float] = {}
     for disease, front in fronts.items():
-        chance = dominance(ours, erm, front.goals, disease)
+        chance = dominance(ours, measured.erm, front.goals, disease)
         if chance is not None:
             chances[disease] = chance
         for goal in front.goals:
@@ -255,7 +251,16 @@ def _point(
             before, after = record.metrics.get(name), ours.get(name)
             if isinstance(before, Interval) and isinstance(after, Interval):
                 optimism[name] = before.mean - after.mean
-    return ConfirmedPoint(record.number, names, dict(ours), dict(random), chances, optimism)
+    return ConfirmedPoint(
+        trial=record.number,
+        fronts=names,
+        metrics=dict(ours),
+        random=dict(random),
+        dominance=chances,
+        optimism=optimism,
+        standing=dict(standing),
+        levelling={disease: shown_levelling(ours, disease) for disease in names},
+    )
 
 
 def load_noise(record: TrialRecord) -> Noise:
@@ -288,6 +293,8 @@ def _to_json(found: Confirmation) -> dict[str, Any]:
                 "random": metrics_to_json(point.random),
                 "dominance": dict(point.dominance),
                 "validation_minus_test": dict(point.optimism),
+                "standing": dict(point.standing),
+                "levelling": dict(point.levelling),
             }
             for point in found.points
         ],

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from study.ledger import Ledger
 
 MEAN, WORST = "mean", "worst"
+_NONE: Mapping[int, str] = {}
 LEVEL_TOLERANCE_PP = 1.0
 _UNBOUNDED = frozenset({"attribute_cross_entropy", "noise_l2", "psnr_db", "queries"})
 
@@ -248,6 +249,11 @@ def levelling(metrics: Mapping[str, Measured], erm: Mapping[str, Measured]) -> L
     if not changes:
         return "unknown"
     rose, fell = max(changes) > LEVEL_TOLERANCE_PP, min(changes) < -LEVEL_TOLERANCE_PP
+    return levelling_label(rose=rose, fell=fell)
+
+
+def levelling_label(*, rose: bool, fell: bool) -> Levelling:
+    """Return the label for whether some group's rate rose and some fell."""
     match (rose, fell):
         case (True, True):
             return "traded"
@@ -259,8 +265,11 @@ def levelling(metrics: Mapping[str, Measured], erm: Mapping[str, Measured]) -> L
             return "unchanged"
 
 
-def front_to_json(front: Front) -> dict[str, Any]:
-    """Return the contract's `pareto --json`.
+def front_to_json(front: Front, standings: Mapping[int, str] = _NONE) -> dict[str, Any]:
+    """Return the contract's `pareto --json`; `standings` are `study.confirm.standings_of`.
+
+    A point's `standing` is what the test split said of it, and `confirmed` whether that is so; both
+    are null where it was not among the confirmed points.
 
     A point's metrics stand under their bare names, as in `objectives`, and the disease's own again
     under `<disease>/<metric>`. An undefined one has null for its three numbers, and its reason.
@@ -279,6 +288,8 @@ def front_to_json(front: Front) -> dict[str, Any]:
                 "control": point.control,
                 "levelling": point.levelling,
                 "feasible": point.feasible,
+                "standing": standings.get(point.trial),
+                "confirmed": _is_confirmed(standings.get(point.trial)),
             }
             for point in front.points
         ],
@@ -286,6 +297,10 @@ def front_to_json(front: Front) -> dict[str, Any]:
         "hypervolume": front.hypervolume,
         "hypervolume_reference": dict(front.nadir),
     }
+
+
+def _is_confirmed(standing: str | None) -> bool | None:
+    return None if standing is None else standing == "confirmed"
 
 
 def _metrics_json(metrics: Mapping[str, Measured], disease: str) -> dict[str, Any]:

@@ -21,8 +21,13 @@ _TITLES: Mapping[str, str] = {
 }
 
 
-def front_table(front: Front, *, everything: bool = False) -> Table:
-    """Return the front beside ERM, each value with its 95 % interval; `everything`: all trials."""
+def front_table(
+    front: Front, standings: Mapping[int, str] | None = None, *, everything: bool = False
+) -> Table:
+    """Return the front beside ERM, each value with its 95 % interval; `everything`: all trials.
+
+    `standings` (`study.confirm.standings_of`) add a column: what the test split said of each.
+    """
     table = Table(
         title=f"{front.study} · {front.disease} · hypervolume {front.hypervolume:,.0f}",
         caption="means with 95 % intervals, percentage points; validation split",
@@ -38,6 +43,8 @@ def front_table(front: Front, *, everything: bool = False) -> Table:
         table.add_column("method")
     table.add_column("against noise")
     table.add_column("against ERM")
+    if standings:
+        table.add_column("on the test split")
     table.add_column("parameters", overflow="fold")
     table.add_row("ERM", *(measured_text(front.erm.get(goal.name)) for goal in front.goals))
     shown = front.points if everything else front.best
@@ -54,6 +61,7 @@ def front_table(front: Front, *, everything: bool = False) -> Table:
             *([point.method] if len(methods) > 1 else []),
             point.control if has_noise(point.method) else "no noise",
             point.levelling,
+            *([standings.get(point.trial, "–")] if standings else ()),
             params_text(own_params(point.params, point.method), params),
             style="dim" if point.control == "no better than noise" else None,
         )

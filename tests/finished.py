@@ -135,6 +135,8 @@ def confirmed(*points: tuple[int, float]) -> Confirmation:
                 random=measured(32, 32, 58),
                 dominance={"edema": 0.9},
                 optimism={"edema/eo_gap": -10.0},
+                standing={"edema": "confirmed" if control < 0 else "no better than noise"},
+                levelling={"edema": "lifted"},
             )
             for trial, control in points
         ),

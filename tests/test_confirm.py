@@ -19,17 +19,27 @@ from finished import (
 from rich.console import Console
 
 from study.api import Study
-from study.confirm import confirm, confirmation_file, dominance, load_confirmation
+from study.confirm import confirm, confirmation_file, load_confirmation, standings_of
 from study.confirm_view import confirmation_table
 from study.export import export
 from study.ledger import Ledger
 from study.materials import load_materials
 from study.pareto import Goal
 from study.policies import parse_policy
+from study.standing import dominance
 from ude_core.bundle import verify_bundle
 from ude_core.errors import FingerprintError, UserError
 from ude_core.results import save_result
 from ude_core.types import Interval, Measured, QueryCount, TrialResult, Undefined
+
+AGAINST: dict[str, Measured] = {
+    "edema/eo_gap_vs_erm": Interval(-18.0, -25.0, -11.0),
+    "edema/controls_beaten": Interval(95.0, 95.0, 95.0),
+    "edema/tpr.male_vs_erm": Interval(9.0, 2.0, 16.0),
+    "edema/tpr.female_vs_erm": Interval(-3.0, -10.0, 4.0),
+    "pneumonia/eo_gap_vs_erm": Interval(-8.0, -18.0, 2.0),
+    "pneumonia/controls_beaten": Interval(100.0, 100.0, 100.0),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +69,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"noises": noises, "methods": methods} | settings)
         return SimpleNamespace(
             erm=measured(48, 50, 60),
-            learnt={number: measured(30, 30, 65) for number in noises},
+            learnt={number: measured(30, 30, 65) | AGAINST for number in noises},
             random={number: measured(40, 40, 60) for number in noises},
             queries=7,
         )
@@ -91,6 +101,13 @@ def test_confirm_measures_the_front_that_beats_noise_once(
     assert point.fronts == DISEASES
     assert point.optimism["edema/eo_gap"] == pytest.approx(-10.0)
     assert point.dominance["edema"] > 0.9
+    assert point.standing == {
+        "pleural_effusion": "not compared",
+        "pneumonia": "no improvement on ERM",
+        "edema": "confirmed",
+    }
+    assert (point.levelling["edema"], point.levelling["pneumonia"]) == ("lifted", "unknown")
+    assert standings_of(study, "edema") == dict.fromkeys((0, 1, 2), "confirmed")
     assert load_confirmation(study) == found
     again, fresh = confirm(study)
     assert (again, fresh, len(engine)) == (found, False, 1)
@@ -107,7 +124,7 @@ def test_a_damaged_confirmation_is_made_again_and_never_exported(
         b"{",
         b"[]",
         b"{}",
-        path.read_bytes().replace(b'"schema_version": 1', b'"schema_version": 9'),
+        path.read_bytes().replace(b'"schema_version": 2', b'"schema_version": 9'),
     ):
         path.write_bytes(raw)
         with pytest.raises(UserError, match="run confirm again"):
@@ -166,7 +183,7 @@ def test_the_confirmation_table_holds_noise_beside_its_control() -> None:
     with console.capture() as captured:
         console.print(confirmation_table(confirmed((1, -2.0)), "edema", GOALS))
     text = captured.get()
-    for expected in ("ERM", "random", "30.0 [26.0, 34.0]", "90 %", "-10.0"):
+    for expected in ("ERM", "random", "30.0 [26.0, 34.0]", "90 %", "-10.0", "confirmed", "lifted"):
         assert expected in text
 
 
@@ -194,6 +211,14 @@ def test_the_real_engine_confirms_on_patients_the_search_never_saw(tmp_path: Pat
             assert isinstance(point.metrics[f"{disease}/eo_gap_vs_random"], Interval)
             assert isinstance(point.random[f"{disease}/accuracy"], Interval)
             assert 0.0 <= point.dominance[disease] <= 1.0
+            assert isinstance(point.metrics[f"{disease}/tpr.female_vs_erm"], Interval)
+            difference = point.metrics[f"{disease}/eo_gap_vs_erm"]
+            ours, erm = point.metrics[f"{disease}/eo_gap"], found.erm[f"{disease}/eo_gap"]
+            assert isinstance(ours, Interval)
+            assert isinstance(erm, Interval)
+            assert isinstance(difference, Interval)
+            assert difference.mean == pytest.approx(ours.mean - erm.mean)
+        assert set(point.standing) == set(point.levelling) == set(point.fronts)
     assert isinstance(found.erm["edema/auroc"], Interval)
     assert found.queries > 0
     text = confirmation_file(study).read_bytes()

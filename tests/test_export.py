@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,10 @@ def test_confirmed_points_that_beat_noise_are_preferred(study: Study) -> None:
     assert [p.trial for p in candidates(front, confirmed((0, 3.0), (2, 1.0)))] == [0, 1, 2]
     _, warning = choose(front, parse_policy("trial=0"), confirmed((0, 3.0)))
     assert "on the test split" in warning
+    found = confirmed((0, -1.0))
+    lucky = replace(found.points[0], standing={"edema": "no improvement on ERM"})
+    _, warning = choose(front, parse_policy("trial=0"), replace(found, points=(lucky,)))
+    assert "trial 0's smaller gap is not confirmed on the test split" in warning
 
 
 @given(

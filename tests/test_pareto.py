@@ -272,6 +272,24 @@ def test_json_is_the_contract() -> None:
     assert value["hypervolume"] == pytest.approx(90 * 80 * 70)
 
 
+def test_the_test_splits_word_stands_beside_each_point() -> None:
+    result = front([trial(0, measured(10, 20, 70)), trial(1, measured(20, 10, 70))])
+    said = {0: "confirmed", 1: "no improvement on ERM"}
+    points = front_to_json(result, said)["points"]
+    assert [(p["standing"], p["confirmed"]) for p in points] == [
+        ("confirmed", True),
+        ("no improvement on ERM", False),
+    ]
+    assert [p["confirmed"] for p in front_to_json(result)["points"]] == [None, None]
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(front_table(result, said))
+    assert "no improvement on ERM" in captured.get()
+    with console.capture() as captured:
+        console.print(front_table(result))
+    assert "on the test split" not in captured.get()
+
+
 def test_the_table_shows_erm_every_point_and_its_interval() -> None:
     trials = [
         trial(0, measured(10, 20, 70, eo_gap_vs_random=4.0), step_size=0.1, basis="pixel"),

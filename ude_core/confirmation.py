@@ -16,6 +16,7 @@ from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
 from ude_core.image_rows import ImageRows
 from ude_core.metrics.disparity import evaluate
+from ude_core.metrics.paired import paired_differences
 from ude_core.scoring import (
     Logits,
     Metrics,
@@ -26,7 +27,7 @@ from ude_core.scoring import (
     score_logits,
     score_points,
 )
-from ude_core.seeding import derive_seed
+from ude_core.seeding import derive_seed, numpy_generator
 from ude_core.types import (
     Indices,
     Interval,
@@ -43,7 +44,8 @@ from ude_core.types import (
 class Confirmation:
     """What the test split says.
 
-    `learnt[key]` also carries every `_vs_random` metric, `controls_beaten`, and
+    `learnt[key]` also carries every `_vs_random` metric, `controls_beaten`,
+    `<disease>/<metric>_vs_erm`: its own minus ERM's, paired (`metrics.paired`), and
     `<disease>/probability_better`: the share, in percent, of fresh draws whose eo_gap is under
     ERM's on the same draw. `random[key]` is the mean over the controls of that noise.
     """
@@ -114,10 +116,27 @@ def confirm_noises(
         for disease in cohort.diseases:
             better = _share_better(logits[disease], erm_logits[disease], disease, rows, cohort)
             metrics[f"{disease}/probability_better"] = better
+            against = paired_differences(
+                cohort.labels[disease][rows],
+                cohort.attribute[rows],
+                cohort.groups,
+                logits[disease],
+                erm_logits[disease],
+                metrics=compared_with_erm(cohort.groups),
+                draws=assets.scoring.bootstrap_draws,
+                rng=numpy_generator(seed, "paired", disease),
+            )
+            metrics |= {f"{disease}/{name}_vs_erm": value for name, value in against.items()}
         learnt[key] = metrics
         if others:
             random[key] = _mean_of(others)
     return Confirmation(erm, learnt, random, spent)
+
+
+def compared_with_erm(groups: Sequence[str]) -> tuple[str, ...]:
+    """Return the metrics whose difference to ERM's is measured: two of all, two of every group."""
+    rates = (f"{rate}.{group}" for group in groups for rate in ("tpr", "tnr"))
+    return ("eo_gap", "accuracy", *rates)
 
 
 def _share_better(

@@ -35,6 +35,7 @@ from ude_core.metrics.rates import (
     true_negative_rates,
     true_positive_rates,
 )
+from ude_core.metrics.scales import DIFFERENCE, RATE, RATIO_GAP, SYMMETRIC_GAP, Scale
 from ude_core.types import Undefined
 
 NO_LABEL = "no {label} images"
@@ -56,13 +57,15 @@ class Metric:
     """One metric: its value for one table, and its parts (percentage points) for a batch.
 
     `kind` says how the value follows from the parts: `gap` max |part|; `worst` 100 - max part
-    (parts are error rates); `single` the only part itself. `highest` bounds the value.
+    (parts are error rates); `single` the only part itself. `highest` bounds the value. `scale` is
+    where the parts' sampling error hardly depends on their values.
     """
 
     value: Callable[[Cells], float | Undefined]
     parts: Callable[[Cells], Parts]
     kind: Kind
     highest: float = 100.0
+    scale: Scale = DIFFERENCE
 
 
 class _Value(Protocol):
@@ -138,8 +141,8 @@ def counted_metrics(groups: Groups) -> dict[str, Metric]:
     Beside the metrics of the contract there are `tpr.<group>` and `tnr.<group>` for each group.
     """
     metrics = {
-        name: Metric(partial(value, groups=groups), parts, kind, highest)
-        for name, (value, parts, kind, highest) in _COUNTED.items()
+        name: Metric(partial(value, groups=groups), parts, kind, highest, scale)
+        for name, (value, parts, kind, highest, scale) in _COUNTED.items()
     }
     for index, group in enumerate(groups):
         metrics[f"tpr.{group}"] = _group_rate(index, group, POSITIVE, true_positive_rates)
@@ -275,18 +278,25 @@ def _all_zero(rates: Float[np.ndarray, " groups"], groups: Groups, rate: str) ->
     return None if rates.any() else ZERO_RATES.format(rate=rate)
 
 
-_COUNTED: dict[str, tuple[_Value, Callable[[Cells], Parts], Kind, float]] = {
-    "eo_negative_gap": (eo_negative_gap, _eo_negative_parts, "gap", 100.0),
-    "eo_positive_gap": (eo_positive_gap, _eo_positive_parts, "gap", 100.0),
-    "eo_gap": (eo_gap, _eo_parts, "gap", 100.0),
-    "selection_rate_ratio_gap": (selection_rate_ratio_gap, _selection_ratio_parts, "gap", np.inf),
+_COUNTED: dict[str, tuple[_Value, Callable[[Cells], Parts], Kind, float, Scale]] = {
+    "eo_negative_gap": (eo_negative_gap, _eo_negative_parts, "gap", 100.0, DIFFERENCE),
+    "eo_positive_gap": (eo_positive_gap, _eo_positive_parts, "gap", 100.0, DIFFERENCE),
+    "eo_gap": (eo_gap, _eo_parts, "gap", 100.0, DIFFERENCE),
+    "selection_rate_ratio_gap": (
+        selection_rate_ratio_gap,
+        _selection_ratio_parts,
+        "gap",
+        np.inf,
+        RATIO_GAP,
+    ),
     "selection_rate_symmetric_gap": (
         selection_rate_symmetric_gap,
         _selection_symmetric_parts,
         "gap",
         100.0,
+        SYMMETRIC_GAP,
     ),
-    "tpr_ratio_gap": (tpr_ratio_gap, _tpr_ratio_parts, "gap", np.inf),
-    "accuracy": (accuracy, _accuracy_parts, "single", 100.0),
-    "worst_group_accuracy": (worst_group_accuracy, _cell_error_parts, "worst", 100.0),
+    "tpr_ratio_gap": (tpr_ratio_gap, _tpr_ratio_parts, "gap", np.inf, RATIO_GAP),
+    "accuracy": (accuracy, _accuracy_parts, "single", 100.0, DIFFERENCE),
+    "worst_group_accuracy": (worst_group_accuracy, _cell_error_parts, "worst", 100.0, RATE),
 }

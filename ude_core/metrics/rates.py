@@ -7,6 +7,7 @@ A rate whose denominator is 0 is NaN here; `disparity` turns it into `Undefined`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -182,8 +183,14 @@ def pair_symmetric_gaps(rates: Rates) -> Pairs:
 
 
 def _pairs(rates: Rates) -> tuple[Pairs, Pairs]:
-    first, second = np.triu_indices(rates.shape[-1], 1)
+    first, second = _pair_indices(rates.shape[-1])
     return rates[..., first], rates[..., second]
+
+
+@cache
+def _pair_indices(groups: int) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+    first, second = np.triu_indices(groups, 1)
+    return first, second
 
 
 def _correct(cells: Cells) -> Float[np.ndarray, "*batch 2 groups"]:
