@@ -15,7 +15,7 @@ from types import FrameType
 
 from study.config import StudyConfig
 from study.environment import prepare_ray
-from study.harvest import fence_trial, harvest
+from study.harvest import fence_trial, harvest, paid_for
 from study.lease import Lease, LeaseLostError
 from study.ledger import Ledger
 from study.materials import load_materials
@@ -28,7 +28,7 @@ from study.progress import ProgressView
 from study.query_budget import QueryBudget
 from study.reachable import refuse_unreachable
 from study.room import check_room, make_root
-from study.spaces import check_batches, method_of
+from study.spaces import check_batches, method_of, paid_looks
 from study.tracking import Tracker
 from study.trial_store import TrialStore
 from study.warm_start import warm_start
@@ -228,12 +228,16 @@ def _prepare(ledger: Ledger, layout: Layout) -> tuple[Package, QueryBudget | Non
         publish(package.files, TrialStore.open(config.resources.trial_store))
     if limit is None:
         return package, None
-    development, controls = len(materials.assets.development), config.scoring.controls
+    scored, controls = len(materials.assets.scored), config.scoring.controls
+    looks = paid_looks(config)
     budget = QueryBudget(
         limit,
         ledger.preparation_queries,
-        lambda params: planned_queries(method_of(config, params), development, train, controls),
+        lambda params: planned_queries(method_of(config, params), scored, train, controls, looks),
         ledger.trials(),
+        lambda number: paid_for(ledger, number),
+        # A store hears of queries with each checkpoint, not with each call of the encoder.
+        counted=config.resources.trial_store is None,
     )
     return package, budget
 

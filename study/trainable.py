@@ -84,9 +84,18 @@ class NoiseTrainable(tune.Trainable):
         url = self._config.resources.trial_store
         self._store = TrialStore.open(url) if url is not None else None
         shared = self._config.resources.workers_per_trial > 1
-        self._crew = RayCrew(self._config, self._layout.cache, order.package) if shared else None
         self._materials: Materials | None = None
         self._encoder: MeteredEncoder
+        self._crew = (
+            RayCrew(
+                self._config,
+                self._layout.cache,
+                order.package,
+                note=self._note,
+            )
+            if shared
+            else None
+        )
         self._choose(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -182,6 +191,9 @@ class NoiseTrainable(tune.Trainable):
         self._saved = time.monotonic()
         return trial
 
+    def _note(self, images: int) -> None:
+        self._encoder.note(images)
+
     def _let_go(self) -> None:
         if self._materials is not None:
             self._encoder.close()
@@ -221,7 +233,7 @@ class NoiseTrainable(tune.Trainable):
         self._checkpoint()
         assets, method = trial.assets, trial.method
         planned = planned_queries(
-            method, len(assets.development), len(assets.split.train), assets.scoring.controls
+            method, len(assets.scored), len(assets.split.train), assets.scoring.controls
         )
         write_rungs(self._folder, RungRecord(tuple(trial.rungs), tuple(trial.curve), planned))
         self._files.publish()

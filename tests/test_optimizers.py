@@ -293,7 +293,7 @@ class TestContract:
         assert result.queries.total == sum(encoder.seen)
         assert result.queries.surrogate == sum(surrogate.seen)
         assert result.queries.total == planned_queries(
-            tried, len(assets.development), len(assets.split.train), SCORING.controls
+            tried, len(assets.scored), len(assets.split.train), SCORING.controls
         )
 
 

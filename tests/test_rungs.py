@@ -78,7 +78,7 @@ def test_looking_costs_what_the_encoder_saw_and_changes_no_noise(
     result = looked.result()
     assert result.queries.total == sum(encoder.seen)
     assert result.queries.total <= planned_queries(
-        METHOD, len(assets.development), len(assets.split.train), 1, looks=2
+        METHOD, len(assets.scored), len(assets.split.train), 1, looks=2
     )
     looks = sum(rung.scoring_queries for rung in looked.rungs)
     assert looks > 0

@@ -152,10 +152,10 @@ def score_noise(
 ) -> Scored:
     """Score a noise on the development patients, beside random noises of its own norm and basis.
 
-    Costs (1 + controls) x development images queries: each image is embedded once a noise, for all
+    Costs (1 + controls) x `assets.scored` queries: each image is embedded once a noise, for all
     diseases, repeats and probes together.
     """
-    rows = assets.development
+    rows = assets.scored
     images = ImageRows(cohort.images, rows)
     embeddings = embed_images(encoder, images, noise, method.pixels)
     metrics = _development_metrics(embeddings, cohort, assets)
@@ -174,23 +174,24 @@ def score_reference(cohort: Cohort, assets: StudyAssets) -> Metrics:
 
     `queries_attribute` is what they cost: the study's, since every trial shares them.
     """
-    metrics = _development_metrics(assets.clean, cohort, assets)
-    metrics |= attribute_metrics(assets.clean, cohort, assets)
+    clean = assets.clean[np.searchsorted(assets.development, assets.scored)]
+    metrics = _development_metrics(clean, cohort, assets)
+    metrics |= attribute_metrics(clean, cohort, assets)
     return metrics | {"noise_l2": exactly(0.0), "queries_attribute": exactly(assets.queries)}
 
 
 def attribute_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAssets) -> Metrics:
-    """Return what the validation patients' embeddings still tell of the attribute.
+    """Return what the embeddings of `assets.scored` still tell of the validation patients' attribute.
 
     attribute_auc_frozen: of g, percentage points; under 50 its prediction is flipped.
-    attribute_auc_retrained: of a fresh probe trained on the edited training images.
+    attribute_auc_retrained: of a fresh probe trained on the edited training images (`assets.probe`).
     attribute_cross_entropy: of g, nats; log(groups) is perfect confusion.
     """
-    split = assets.split
-    train = np.searchsorted(assets.development, split.train)
-    validation = np.searchsorted(assets.development, split.validation)
-    truth = cohort.attribute[split.validation]
-    probe = fit_probe(embeddings[train], cohort.attribute[split.train], classes=len(cohort.groups))
+    chosen = assets.probe
+    train = np.searchsorted(assets.scored, chosen.train)
+    validation = np.searchsorted(assets.scored, chosen.evaluation)
+    truth = cohort.attribute[chosen.evaluation]
+    probe = fit_probe(embeddings[train], cohort.attribute[chosen.train], classes=len(cohort.groups))
     frozen = assets.attribute_head.logits(embeddings[validation])[0]
     entropy = attribute_cross_entropy(frozen, torch.as_tensor(truth))
     return {
@@ -270,7 +271,7 @@ def _difference(
 def _development_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAssets) -> Metrics:
     return score_logits(
         _development_logits(embeddings, cohort, assets),
-        assets.development,
+        assets.scored,
         cohort,
         bootstrap_draws=assets.scoring.bootstrap_draws,
         seed=assets.seed,
@@ -280,7 +281,7 @@ def _development_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAs
 def _development_logits(embeddings: Embeddings, cohort: Cohort, assets: StudyAssets) -> Logits:
     return disease_logits(
         embeddings,
-        assets.development,
+        assets.scored,
         cohort,
         assets.draws,
         head=assets.scoring.disease_head,

@@ -250,10 +250,10 @@ def run_trial(
 
 
 def planned_queries(
-    method: MethodConfig, cohort_size: int, train_size: int, controls: int, looks: int = 0
+    method: MethodConfig, scored_size: int, train_size: int, controls: int, looks: int = 0
 ) -> int:
     """Return an upper bound of the queries a trial will spend, without running it.
 
-    `looks` counts the paid ones (`rungs`).
+    `scored_size` images are scored, and `looks` counts the paid looks (`rungs`).
     """
-    return plan(method, train_size).queries + cohort_size * (1 + controls + looks)
+    return plan(method, train_size).queries + scored_size * (1 + controls + looks)
