@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from study.config import StudyConfig
+from study.minimax import minimax_choice
 from study.pareto import MEAN, WORST, Front, Point
 from study.spaces import method_of
+from ude_core.errors import UserError
 from ude_core.types import Interval, Measured
 
 ACCURACY_TOLERANCE_PP = 2.0
@@ -84,16 +87,12 @@ def best_by_disease(fronts: Mapping[str, Front], config: StudyConfig) -> dict[st
 
 
 def minimax_trial(fronts: Mapping[str, Front], config: StudyConfig) -> int | None:
-    """Return the ONE noise for all diseases: that with the smallest worst-disease gap.
-
-    Noises that beat random noise of their norm on every disease come first; ties go to the higher
-    accuracy of the worst disease, then to the lower number. None where no learnt noise has its gap
-    defined for every disease and keeps the constraints.
-    """
-    known = _measured(learnt(fronts[WORST], config))
-    better = [point for point in known if point.control != "no better than noise"]
-    chosen = min(better or known, key=_rank, default=None)
-    return None if chosen is None else chosen.trial
+    """Return the ONE learnt noise for all diseases, by validation (`study.minimax`), or None."""
+    worst = fronts[WORST]
+    try:
+        return minimax_choice(replace(worst, points=tuple(learnt(worst, config)))).trial
+    except UserError:
+        return None
 
 
 def learnt(front: Front, config: StudyConfig) -> Sequence[Point]:
