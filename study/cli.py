@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from study import cli_cluster, cli_cohort, cli_results
+from study import cli_cluster, cli_cohort, cli_report, cli_results
 from study.cli_support import ROOT, AsJson, Commands, Name, Root, open_study, show, show_fronts
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def list_studies(root: Root = ROOT, as_json: AsJson = False) -> None:
 
 
 app.add_typer(cli_results.app)
+app.add_typer(cli_report.app)
 app.add_typer(cli_cluster.app)
 
 

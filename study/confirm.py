@@ -105,9 +105,8 @@ def confirm(
         known = None
     if known is not None and known.key == key:
         return known, False
-    found = _measure(study, chosen, records, fronts, repeats=repeats, controls=controls, key=key)
-    text = json.dumps(_to_json(found), indent=1, sort_keys=True, allow_nan=False)
-    atomic_write(confirmation_file(study), f"{text}\n".encode())
+    found = measure(study, chosen, fronts, repeats=repeats, controls=controls, key=key)
+    atomic_write(confirmation_file(study), confirmation_bytes(found))
     return found, True
 
 
@@ -126,6 +125,11 @@ def load_confirmation(study: Study) -> Confirmation | None:
     path = confirmation_file(study)
     if not path.is_file():
         return None
+    return read_confirmation(path)
+
+
+def read_confirmation(path: Path) -> Confirmation:
+    """Return the confirmation in a file. Raises UserError where the file is damaged."""
     try:
         content = json.loads(path.read_bytes())
         if content["schema_version"] != SCHEMA_VERSION:
@@ -184,16 +188,20 @@ def noise_file(record: TrialRecord) -> Path:
     return path
 
 
-def _measure(
+def measure(
     study: Study,
     chosen: Mapping[int, tuple[str, ...]],
-    records: Mapping[int, TrialRecord],
     fronts: Mapping[str, Front],
     *,
     repeats: int,
-    controls: int,
+    controls: int | Mapping[int, int],
     key: str,
 ) -> Confirmation:
+    """Return what the test split says of these trials, each with the diseases on whose front it is.
+
+    `controls` random noises stand beside each of them, or as many as it says for that trial.
+    Raises FingerprintError where data or weights are no longer the study's.
+    """
     from study.materials import load_materials
     from study.spaces import method_of
     from ude_core.confirmation import confirm_noises
@@ -202,6 +210,7 @@ def _measure(
     prepare_process()
     materials = load_materials(study.config, Layout.at(study.root).cache)
     study.ledger.check_fingerprints(materials.fingerprints)
+    records = {record.number: record for record in study.ledger.trials()}
     noises: dict[int, Noise] = {number: load_noise(records[number]) for number in chosen}
     methods: dict[int, MethodConfig] = {
         number: method_of(study.config, records[number].params) for number in chosen
@@ -225,7 +234,7 @@ def _measure(
         study=study.name,
         key=key,
         repeats=repeats,
-        controls=controls,
+        controls=controls if isinstance(controls, int) else max(controls.values(), default=0),
         erm=measured.erm,
         points=tuple(points),
         queries=measured.queries,
@@ -273,6 +282,12 @@ def load_noise(record: TrialRecord) -> Noise:
         return load_result(record.folder).noise
     except (CorruptFileError, OSError, KeyError, ValueError) as error:
         raise UserError(f"trial {record.number}: its result was altered ({error})") from error
+
+
+def confirmation_bytes(found: Confirmation) -> bytes:
+    """Return a confirmation as it is written to a file."""
+    text = json.dumps(_to_json(found), indent=1, sort_keys=True, allow_nan=False)
+    return f"{text}\n".encode()
 
 
 def _to_json(found: Confirmation) -> dict[str, Any]:

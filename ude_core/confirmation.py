@@ -64,13 +64,15 @@ def confirm_noises(
     assets: StudyAssets,
     *,
     repeats: int,
-    controls: int,
+    controls: int | Mapping[int, int],
     seed: int,
 ) -> Confirmation:
     """Score trials on the test patients over fresh draws; heads train on development patients.
 
     A trial is a noise and its method; a baseline's noise is 0, and it trains its heads in its own
-    way. All noises, their controls and ERM meet the same draws, head starts and bootstrap resamples.
+    way. All noises, their controls and ERM meet the same draws, head starts and bootstrap
+    resamples, so what is said of one noise does not depend on the others. `controls` may be given
+    by key.
     """
     draws = confirmation_draws(cohort, assets.split, assets.bias, repeats, seed)
     rows = _used_rows(draws)
@@ -108,9 +110,10 @@ def confirm_noises(
         logits = logits_by(noise, method)
         metrics = with_intervals(logits)
         own = derive_seed(seed, "controls", key)
+        count = controls if isinstance(controls, int) else controls[key]
         others = [
             score_points(logits_of(control, method.pixels), rows, cohort)
-            for control in control_noises(noise, method, controls, own)
+            for control in control_noises(noise, method, count, own)
         ]
         metrics |= against_controls(metrics, others, cohort.diseases)
         for disease in cohort.diseases:
