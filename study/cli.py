@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from study import cli_cluster, cli_results
+from study import cli_cluster, cli_cohort, cli_results
 from study.cli_support import ROOT, AsJson, Commands, Name, Root, open_study, show, show_fronts
 
 if TYPE_CHECKING:
@@ -200,6 +200,7 @@ def list_encoders(as_json: AsJson = False) -> None:
 
 
 app.add_typer(encoders, name="encoder")
+app.add_typer(cli_cohort.app, name="cohort")
 
 
 def _status(study: Study) -> dict[str, Any]:

@@ -64,7 +64,9 @@ _WORLD = frozenset(
 
 
 def _complaint(error: Mapping[str, Any]) -> str:
-    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
+    place = ".".join(str(key) for key in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from study import names
+from study.cohort_sections import CohortSection, TableCohort
 from study.documents import Document, override, parse
 from study.documents import Path as DocumentPath
 from study.encoder_sections import EncoderSection, PhantomVitEncoder
@@ -38,9 +39,7 @@ from study.sections import (
     BiasSection,
     Budget,
     Confirm,
-    CsvCohort,
     MethodSection,
-    PhantomCohort,
     ScoringSection,
     Section,
     SplitSection,
@@ -56,7 +55,7 @@ class StudyConfig(Section):
     study: str
     description: str = ""
     seed: Annotated[int, Field(ge=0)] = 0
-    cohort: Annotated[PhantomCohort | CsvCohort, Field(discriminator="kind")]
+    cohort: CohortSection
     encoder: EncoderSection
     surrogate: EncoderSection | None = None
     method: MethodSection = Field(default_factory=MethodSection)
@@ -85,6 +84,7 @@ class StudyConfig(Section):
         names.slug(self.study)
         problems = [
             *self._size_problems(),
+            *self._bias_problems(),
             *self._surrogate_problems(),
             *self._epochs_problems(),
             *search_problems(self.search),
@@ -119,6 +119,15 @@ class StudyConfig(Section):
                 f"cohort.image_size is {self.cohort.image_size} and the encoder takes "
                 f"{self.encoder.image_size}; make them equal",
             )
+
+    def _bias_problems(self) -> Iterator[tuple[DocumentPath, str]]:
+        for disease in self.bias.per_disease:
+            if disease not in self.cohort.diseases:
+                yield (
+                    ("bias", "per_disease", disease),
+                    f"bias.per_disease names {disease!r} (expected one of "
+                    f"{', '.join(self.cohort.diseases)}){nearest(disease, self.cohort.diseases)}",
+                )
 
     def _surrogate_problems(self) -> Iterator[tuple[DocumentPath, str]]:
         searched = self.search.get("name")
@@ -280,7 +289,7 @@ def _located(config: StudyConfig, document: Document, folder: Path) -> StudyConf
         return (base / Path(_expanded(text, document.place(path))).expanduser()).resolve()
 
     root: Path | None = None
-    if isinstance(config.cohort, CsvCohort):
+    if isinstance(config.cohort, TableCohort):
         place: DocumentPath = ("cohort", "root")
         root = absolute(config.cohort.root, place, base_of(place))
         cohort = config.cohort.model_copy(update={"root": str(root)})

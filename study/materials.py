@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
+from study.cohort_sections import PhantomCohort, TableCohort
 from study.config import StudyConfig
 from study.encoder_sections import EncoderSection, MedicalMaeEncoder, PhantomVitEncoder, TimmEncoder
 from study.resources import Resources
-from study.sections import CsvCohort, PhantomCohort
 from ude_core.assets import StudyAssets, prepare
 from ude_core.batch_choice import choose_batch
 from ude_core.cohorts.base import Cohort
-from ude_core.cohorts.csv_cohort import load_csv
 from ude_core.cohorts.phantom import PhantomConfig, make_phantoms
 from ude_core.cohorts.stored import read_cohort, write_columns, write_pixels
+from ude_core.cohorts.table_cohort import load_table
 from ude_core.encoders.base import Encoder
 from ude_core.encoders.phantom_vit import load_phantom_vit
 from ude_core.errors import SettingError
@@ -83,19 +83,11 @@ def load_cohort(config: StudyConfig, cache: Path | None) -> Cohort:
     match config.cohort:
         case PhantomCohort():
             return _phantoms(config.cohort.to_engine(), cache)
-        case CsvCohort():
-            settings = config.cohort.to_engine()
-            return load_csv(
-                Path(config.cohort.root),
-                csv=settings.csv,
-                diseases=settings.diseases,
-                image_size=config.cohort.image_size,
-                negatives=settings.negatives,
-                uncertain=settings.uncertain,
-                blank=settings.blank,
-                attributes=settings.attributes,
-                age_bands=settings.age_bands,
-                missing_attribute=settings.missing_attribute,
+        case TableCohort() as cohort:
+            return load_table(
+                Path(cohort.root),
+                cohort.to_engine(),
+                image_size=cohort.image_size,
                 cache=cache / "pixels" if cache is not None else None,
             )
         case _:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from study.cohort_check import study_cells
 from study.config import StudyConfig
 from study.materials import load_cohort, load_encoder, load_surrogate
 from study.spaces import check_batches, describe
@@ -30,8 +31,9 @@ def plan_study(config: StudyConfig) -> dict[str, Any]:
     )
     check_batches(config, len(split.train))
     planned = describe(config, development_size=len(split.development), train_size=len(split.train))
+    cells = study_cells(config, cohort).wide().astype(object).to_dict("records")
     networks = {"encoder": encoder.name} | ({"surrogate": surrogate.name} if surrogate else {})
-    return planned | {"diseases": list(cohort.diseases)} | networks
+    return planned | {"diseases": list(cohort.diseases), "cells": cells} | networks
 
 
 def plan_text(planned: dict[str, Any]) -> str:
@@ -45,6 +47,14 @@ def plan_text(planned: dict[str, Any]) -> str:
         + ", ".join(f"{goal['direction']} {goal['metric']}" for goal in planned["objectives"]),
         f"searched: {', '.join(planned['search'])}",
         f"queries: {queries['low']:,} to {queries['high']:,} images through the encoder",
+        "images per cell (disease, label, group), in all and in each draw:",
+        *(_cell_line(cell) for cell in planned["cells"]),
         "nothing was run",
     ]
     return "\n".join(lines)
+
+
+def _cell_line(cell: dict[str, Any]) -> str:
+    names = ("disease", "label", "group", "stratum")
+    name = " ".join(str(cell[key]) for key in names if key in cell)
+    return f"  {name}: " + ", ".join(f"{key} {n:,}" for key, n in cell.items() if key not in names)

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from study.ranges import complaint
-from ude_core.cohorts.csv_settings import (
-    Blank,
-    CsvSettings,
-    MissingAttribute,
-    Negatives,
-    Uncertain,
-)
-from ude_core.cohorts.phantom import DISEASES, PhantomConfig
 from ude_core.types import (
     BasisName,
     BatchMode,
@@ -30,7 +22,6 @@ from ude_core.types import (
     SplitConfig,
 )
 
-_PHANTOM = PhantomConfig()
 _METHOD = MethodConfig()
 _BIAS = BiasConfig()
 _SPLIT = SplitConfig()
@@ -49,61 +40,6 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
     )
-
-
-class PhantomCohort(Section):
-    """Phantom X-rays, made on the spot (`ude_core.cohorts.phantom`)."""
-
-    kind: Literal["phantom"] = "phantom"
-    patients: Count = _PHANTOM.patients
-    images_per_patient: Count = _PHANTOM.images_per_patient
-    image_size: Count = _PHANTOM.image_size
-    seed: Annotated[int, Field(ge=0)] = _PHANTOM.seed
-    female_share: Annotated[float, Field(ge=0, le=1)] = _PHANTOM.female_share
-    prevalence: Annotated[float, Field(ge=0, le=1)] = _PHANTOM.prevalence
-    severity: NotNegative = _PHANTOM.severity
-    marker_adherence: Annotated[float, Field(ge=0, le=1)] = _PHANTOM.marker_adherence
-    marker_contrast: NotNegative = _PHANTOM.marker_contrast
-    breast_shadow: NotNegative = _PHANTOM.breast_shadow
-    film_noise: NotNegative = _PHANTOM.film_noise
-
-    @property
-    def diseases(self) -> tuple[str, ...]:
-        """The diseases of every phantom cohort."""
-        return DISEASES
-
-    def to_engine(self) -> PhantomConfig:
-        """Return the engine's setting."""
-        return PhantomConfig(**self.model_dump(exclude={"kind"}))
-
-
-class CsvCohort(Section):
-    """A CheXpert-style table of images on disk (`ude_core.cohorts.csv_cohort`).
-
-    `root` may be absolute, or relative to the folder of the space file; `${NAME:-otherwise}` takes
-    an environment variable. Image paths and the checkpoint are relative to it.
-    """
-
-    kind: Literal["csv"]
-    root: Annotated[str, Field(min_length=1)]
-    csv: Annotated[str, Field(min_length=1)] = "nih.csv"
-    diseases: Annotated[tuple[Slug, ...], Field(min_length=1, strict=False)]
-    attributes: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("Sex",)
-    age_bands: Annotated[tuple[int, ...], Field(strict=False)] = (60,)
-    missing_attribute: MissingAttribute = "refuse"
-    negatives: Negatives = "no_finding"
-    uncertain: dict[Slug, Uncertain] = Field(default_factory=dict)
-    blank: Blank = "drop"
-    image_size: Annotated[int, Field(ge=8)] = 224
-
-    @model_validator(mode="after")
-    def _settings_hold(self) -> CsvCohort:
-        self.to_engine()
-        return self
-
-    def to_engine(self) -> CsvSettings:
-        """Return the engine's setting. Raises SettingError where choices do not fit together."""
-        return CsvSettings(**self.model_dump(exclude={"kind", "root", "image_size"}))
 
 
 class MethodSection(Section):
@@ -192,6 +128,16 @@ class ScoringSection(Section):
         )
 
 
+class DiseaseBias(Section):
+    """What differs for one disease; null stays as it is for all."""
+
+    gap: Annotated[float, Field(ge=0, le=1)] | None = None
+    favoured: Annotated[str, Field(min_length=1)] | None = None
+    train_per_group: Annotated[int, Field(ge=2)] | None = None
+    validation_per_cell: Count | None = None
+    test_per_cell: Count | None = None
+
+
 class BiasSection(Section):
     """How strongly each disease is tied to the attribute in training."""
 
@@ -200,14 +146,24 @@ class BiasSection(Section):
     train_per_group: Annotated[int, Field(ge=2)] = _BIAS.train_per_group
     validation_per_cell: Count = _BIAS.validation_per_cell
     test_per_cell: Count = _BIAS.test_per_cell
+    per_disease: dict[Slug, DiseaseBias] = Field(default_factory=dict)
 
     def to_engine(self) -> BiasConfig:
         """Return the engine's setting."""
-        return BiasConfig(**self.model_dump())
+        given = self.model_dump()
+        given["per_disease"] = {
+            disease: {name: value for name, value in own.items() if value is not None}
+            for disease, own in given["per_disease"].items()
+        }
+        return BiasConfig(**given)
 
 
 class SplitSection(Section):
-    """Shares of patients held for validation and test; the rest train the noise."""
+    """Shares of patients held for validation and test; the rest train the noise.
+
+    A cohort with a published test split keeps it: the other patients then validate and train in the
+    proportion of `validation` to what remains.
+    """
 
     validation: Share = _SPLIT.validation
     test: Share = _SPLIT.test

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ude_core.cohorts.base import Cohort
 from ude_core.cohorts.cells import cell_counts
-from ude_core.cohorts.csv_cohort import check_csv, load_csv
-from ude_core.cohorts.csv_settings import CsvSettings
+from ude_core.cohorts.csv_source import CsvSource
+from ude_core.cohorts.settings import TableSettings
+from ude_core.cohorts.table_cohort import TableReport, check_table, load_table
 from ude_core.errors import CohortError, SettingError
 
 HEADER = "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Edema,Pleural Effusion,PatientID"
@@ -55,10 +57,22 @@ def root(tmp_path: Path) -> Path:
 DISEASES = ("edema", "pleural_effusion")
 
 
-def problems_of(root: Path, **settings: object) -> list[str]:
-    """Return the lines that load_csv refuses with, after checking that no id is among them."""
+def settings(**choices: object) -> TableSettings:
+    return TableSettings(**{"diseases": DISEASES, "source": CsvSource(), **choices})  # type: ignore[arg-type]
+
+
+def load(root: Path, *, cache: Path | None = None, size: int = 32, **choices: object) -> Cohort:
+    return load_table(root, settings(**choices), image_size=size, cache=cache)
+
+
+def check(root: Path, *, images: bool = True, **choices: object) -> TableReport:
+    return check_table(root, settings(**choices), images=images)
+
+
+def problems_of(root: Path, **choices: object) -> list[str]:
+    """Return the lines that load_table refuses with, after checking that no id is among them."""
     with pytest.raises(CohortError) as refused:
-        load_csv(root, diseases=DISEASES, image_size=32, **settings)  # type: ignore[arg-type]
+        load(root, **choices)
     message = str(refused.value)
     assert SECRET not in message
     return message.splitlines()[1:] or [message]
@@ -66,7 +80,7 @@ def problems_of(root: Path, **settings: object) -> list[str]:
 
 def test_reads_a_good_file(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    cohort = load_csv(root, diseases=DISEASES, image_size=32)
+    cohort = load(root)
     assert (cohort.name, cohort.attribute_name, cohort.groups) == ("nih", "sex", ("female", "male"))
     assert cohort.images.shape == (16, 32, 32)
     np.testing.assert_array_equal(cohort.patients, np.arange(16))
@@ -79,15 +93,15 @@ def test_reads_a_good_file(root: Path, caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.mark.parametrize("how", [{"encoding": "utf-8-sig"}, {"newline": "\r\n"}])
 def test_bom_and_crlf_are_the_same_cohort(root: Path, how: dict[str, str]) -> None:
-    before = load_csv(root, diseases=DISEASES, image_size=32).fingerprint
+    before = load(root).fingerprint
     write(root, good_rows(), **how)
-    assert load_csv(root, diseases=DISEASES, image_size=32).fingerprint == before
+    assert load(root).fingerprint == before
 
 
 def test_blank_lines_at_the_end_are_harmless(root: Path) -> None:
     with (root / "nih.csv").open("a") as stream:
         stream.write("\n\n")
-    assert len(load_csv(root, diseases=DISEASES, image_size=32)) == 16
+    assert len(load(root)) == 16
 
 
 def test_every_offender_is_in_one_report(root: Path) -> None:
@@ -193,9 +207,9 @@ def test_bad_images_are_named_by_row(root: Path, tmp_path: Path) -> None:
     for cache in (None, root / "cache"):
         lines = problems_of(root, cache=cache)
         assert [line[: len(e)] for line, e in zip(lines, expected, strict=True)] == expected
-    report = check_csv(root, CsvSettings(diseases=DISEASES))
+    report = check(root)
     assert [line[: len(e)] for line, e in zip(report.problems, expected, strict=True)] == expected
-    assert check_csv(root, CsvSettings(diseases=DISEASES), images=False).problems == ()
+    assert check(root, images=False).problems == ()
 
 
 def test_one_image_under_two_patients(root: Path) -> None:
@@ -220,8 +234,8 @@ def test_only_frontal_rows_are_taken(root: Path) -> None:
     rows[0][3] = "Lateral"
     rows[0][0] = "not/looked/for.png"
     write(root, rows)
-    assert len(load_csv(root, diseases=DISEASES, image_size=32)) == 15
-    assert check_csv(root, CsvSettings(diseases=DISEASES)).lateral == 1
+    assert len(load(root)) == 15
+    assert check(root).left_out == {"lateral": 1}
 
 
 def test_missing_attribute_can_be_dropped(root: Path) -> None:
@@ -229,7 +243,7 @@ def test_missing_attribute_can_be_dropped(root: Path) -> None:
     rows[0][1], rows[1][1] = "", "Unknown"
     write(root, rows)
     assert len(problems_of(root)) == 2
-    cohort = load_csv(root, diseases=DISEASES, image_size=32, missing_attribute="drop")
+    cohort = load(root, missing_attribute="drop")
     assert len(cohort) == 14
     rows[2][1] = "Mael"
     write(root, rows)
@@ -255,18 +269,12 @@ def test_policies(
         row[5] = nothing
     rows[0][5] = "1.0"
     write(root, rows)
-    cohort = load_csv(
-        root,
-        diseases=DISEASES,
-        image_size=32,
-        negatives=negatives,  # type: ignore[arg-type]
-        blank=blank,  # type: ignore[arg-type]
-    )
+    cohort = load(root, negatives=negatives, blank=blank)
     assert cohort.labels["edema"][:5].tolist() == edema
     assert cohort.labels["pleural_effusion"][:5].tolist() == effusion
-    dropped = load_csv(root, diseases=DISEASES, image_size=32, uncertain={"edema": "drop"})
+    dropped = load(root, uncertain={"edema": "drop"})
     assert dropped.labels["edema"][0] == -1
-    values = check_csv(root, CsvSettings(diseases=DISEASES)).values
+    values = check(root).values
     assert values["uncertain"].tolist() == [1, 1]
     assert values["uncertain_policy"].tolist() == ["ones", "zeros"]
 
@@ -284,7 +292,7 @@ def test_patient_from_the_path(root: Path) -> None:
         row[5] = "" if (i // 2) % 2 else "1.0"
     header = HEADER.removesuffix(",PatientID")
     write(root, [row[:-1] for row in rows], header)
-    cohort = load_csv(root, diseases=DISEASES, image_size=32)
+    cohort = load(root)
     np.testing.assert_array_equal(cohort.patients, np.arange(16) // 2)
     rows[0][0] = f"img/{SECRET}/a.png"
     write(root, [row[:-1] for row in rows], header)
@@ -293,9 +301,7 @@ def test_patient_from_the_path(root: Path) -> None:
 
 def test_other_attributes_bands_and_intersections(root: Path) -> None:
     def read(*attributes: str) -> tuple[str, tuple[str, ...]]:
-        cohort = load_csv(
-            root, diseases=("edema",), image_size=32, attributes=attributes, age_bands=(40, 60)
-        )
+        cohort = load(root, diseases=("edema",), attributes=attributes, age_bands=(40, 60))
         return cohort.attribute_name, cohort.groups
 
     assert read("AP/PA") == ("ap_pa", ("ap", "pa"))
@@ -313,19 +319,17 @@ def test_other_attributes_bands_and_intersections(root: Path) -> None:
 
 def test_edits_change_the_fingerprint_and_the_cache_follows(root: Path) -> None:
     cache = root / "cache"
-    first = load_csv(root, diseases=DISEASES, image_size=32, cache=cache)
-    assert load_csv(root, diseases=DISEASES, image_size=32, cache=cache).fingerprint == (
-        first.fingerprint
-    )
+    first = load(root, cache=cache)
+    assert load(root, cache=cache).fingerprint == (first.fingerprint)
     Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(root / good_rows()[3][0])
-    edited = load_csv(root, diseases=DISEASES, image_size=32, cache=cache)
+    edited = load(root, cache=cache)
     assert edited.fingerprint != first.fingerprint
     np.testing.assert_array_equal(edited.images[2], first.images[2])
     assert (edited.images[3] != first.images[3]).any()
     rows = good_rows()
     rows[0][6], rows[0][5] = "1.0", ""
     write(root, rows)
-    relabeled = load_csv(root, diseases=DISEASES, image_size=32, cache=cache)
+    relabeled = load(root, cache=cache)
     assert relabeled.fingerprint != edited.fingerprint
     assert len(list(cache.glob("*.npy"))) == 2
 
@@ -334,8 +338,8 @@ def test_long_reports_say_how_many_more(root: Path) -> None:
     write(root, [["absent.png", *row[1:]] for row in good_rows() for _ in range(20)])
     lines = problems_of(root)
     assert len(lines) == 201
-    assert lines[-1] == "and 120 more; check_csv lists all"
-    assert len(check_csv(root, CsvSettings(diseases=DISEASES)).problems) == 320
+    assert lines[-1] == "and 120 more; ude-study cohort check lists all"
+    assert len(check(root).problems) == 320
 
 
 def test_a_cell_that_may_hold_an_id_is_not_shown(root: Path) -> None:
@@ -357,20 +361,19 @@ def test_a_cell_that_may_hold_an_id_is_not_shown(root: Path) -> None:
         {"uncertain": {"edma": "ones"}},
         {"attributes": ()},
         {"attributes": ("Age",), "age_bands": (60, 40)},
-        {"image_size": 0},
+        {"size": 0},
     ],
 )
 def test_bad_settings(root: Path, bad: dict[str, object]) -> None:
-    arguments: dict[str, object] = {"diseases": DISEASES, "image_size": 32, **bad}
     with pytest.raises(SettingError):
-        load_csv(root, **arguments)  # type: ignore[arg-type]
+        load(root, **bad)
 
 
 def test_real_cohort_has_the_counts_its_readme_gives(shared_data: Path) -> None:
     diseases = ("pleural_effusion", "cardiomegaly", "lung_lesion", "no_finding")
-    report = check_csv(shared_data, CsvSettings(diseases=diseases, negatives="disease_zero"))
+    report = check(shared_data, diseases=diseases, negatives="disease_zero")
     assert report.problems == ()
-    assert (report.images, report.patients, report.lateral) == (555, 439, 0)
+    assert (report.images, report.patients, report.left_out) == (555, 439, {})
     counts = report.cells.set_index(["disease", "label", "group"])["n"]
     assert [
         [int(counts[disease, label, group]) for group in ("male", "female") for label in labels]

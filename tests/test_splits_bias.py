@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from ude_core.cohorts.bias import (
     validation_draws,
 )
 from ude_core.cohorts.cells import cell_counts, cell_table, undefined_metrics
-from ude_core.cohorts.csv_cohort import load_csv
+from ude_core.cohorts.csv_source import CsvSource
+from ude_core.cohorts.settings import TableSettings
 from ude_core.cohorts.splits import Split, check_no_leak, split_by_patient
+from ude_core.cohorts.table_cohort import check_table
 from ude_core.errors import CohortError, SettingError
 from ude_core.types import BiasConfig, SplitConfig
 
@@ -229,6 +232,119 @@ def test_draws_succeed_where_most_assignments_are_unlucky() -> None:
         assert 0 not in one.patients[draw.evaluation]
 
 
+def confounded(women_ap: int, men_ap: int, each: int = 60) -> Cohort:
+    """Return one image a patient, `each` a cell, so many of them AP among women and among men."""
+    cohort = cohort_of({(group, label): each for group in GROUPS for label in (1, 0)})
+    order = np.tile(np.arange(each), 4)
+    bedside = order < np.where(cohort.attribute == 0, women_ap, men_ap)
+    return replace(cohort, confounder="ap_pa", strata=("ap", "pa"), stratum=np.where(bedside, 0, 1))
+
+
+def shares_of_ap(cohort: Cohort, indices: np.ndarray) -> list[float]:
+    """Return each group's share of the first stratum."""
+    assert cohort.stratum is not None
+    return [float((cohort.stratum[indices][cohort.attribute[indices] == g] == 0).mean())
+            for g in range(2)]  # fmt: skip
+
+
+def test_a_balanced_confounder_no_longer_tells_the_groups_apart() -> None:
+    """Three in four women are AP and one in four men: drawn as they come, AP gives the sex away."""
+    cohort = confounded(45, 15)
+    bias = BiasConfig(gap=0.5, train_per_group=12, validation_per_cell=4, test_per_cell=4)
+    split = split_by_patient(cohort, SHARES, np.random.default_rng(0))
+    plain = replace(cohort, confounder="", strata=(), stratum=None)
+    as_they_come, balanced = (
+        (
+            validation_draws(some, split.development, bias, 5, seed=1)["edema"]
+            + confirmation_draws(some, split, bias, 5, seed=1)["edema"]
+        )
+        for some in (plain, cohort)
+    )
+    apart = [np.subtract(*shares_of_ap(cohort, draw.train)) for draw in as_they_come]
+    assert np.mean(apart) > 0.3
+    for draw in balanced:
+        for part in (draw.train, draw.evaluation):
+            women, men = shares_of_ap(cohort, part)
+            assert women == men
+        counts = cell_table(cohort, None, {"edema": [draw]}).wide()
+        per_stratum = counts.pivot_table(
+            index=["label", "group"], columns="stratum", values=["draw_train", "draw_validation"]
+        )
+        for part in ("draw_train", "draw_validation"):
+            difference = per_stratum[part]["ap"] - per_stratum[part]["pa"]
+            assert difference.isin([0, 1]).all()
+
+
+@given(seed=st.integers(0, 10_000), strata=st.integers(1, 4), each=st.integers(2, 9))
+@settings(max_examples=15, deadline=None)
+def test_strata_share_every_cell_evenly(seed: int, strata: int, each: int) -> None:
+    cohort = make_cohort(seed, people=400, most_images=1)
+    names = tuple(f"s{i}" for i in range(strata))
+    stratum = np.random.default_rng([seed, 1]).permutation(np.arange(len(cohort)) % strata)
+    cohort = replace(cohort, confounder="site", strata=names, stratum=stratum)
+    bias = BiasConfig(gap=0.4, train_per_group=20, validation_per_cell=each, test_per_cell=each)
+    rng = np.random.default_rng(seed)
+    draw = draw_validation(cohort, "edema", np.arange(len(cohort)), bias, rng)
+    assert cells_of(cohort, draw.train) == train_cells(bias, cohort.groups)
+    assert set(cells_of(cohort, draw.evaluation).values()) == {each}
+    for part in (draw.train, draw.evaluation):
+        for group in range(2):
+            for label in (POSITIVE, NEGATIVE):
+                cell = (cohort.attribute[part] == group) & (cohort.labels["edema"][part] == label)
+                counts = np.bincount(stratum[part][cell], minlength=strata)
+                assert counts.max() - counts.min() <= 1
+
+
+def test_a_stratum_that_is_too_small_is_named() -> None:
+    with pytest.raises(
+        CohortError, match=r"female positive ap: 2 of \d+; female negative ap: 2 of"
+    ):
+        draw_validation(
+            confounded(2, 30),
+            "edema",
+            np.arange(240),
+            BiasConfig(gap=0.5, train_per_group=20, validation_per_cell=6),
+            np.random.default_rng(0),
+        )
+
+
+def test_the_real_cohort_can_balance_the_view(shared_data: Path) -> None:
+    """AP against PA is the stronger shortcut there (AUC 0.999): its draws hold as many of each."""
+    choices = TableSettings(
+        diseases=("pleural_effusion",),
+        source=CsvSource(),
+        negatives="disease_zero",
+        confounder="AP/PA",
+    )
+    cohort = check_table(shared_data, choices, images=False).bare
+    split = split_by_patient(cohort, SHARES, np.random.default_rng(0))
+    bias = BiasConfig(train_per_group=40, validation_per_cell=8, test_per_cell=10)
+    draws = validation_draws(cohort, split.development, bias, 3, seed=0)
+    confirmation = confirmation_draws(cohort, split, bias, 3, seed=0)
+    wide = cell_table(cohort, split, draws, confirmation).wide()
+    assert wide["confirm_test"].tolist() == [5] * 8
+    assert wide["draw_validation"].tolist() == [4] * 8
+    assert wide["draw_train"].sum() == 80
+
+
+def test_a_disease_may_have_cells_of_its_own() -> None:
+    bias = BiasConfig(
+        gap=0.5,
+        train_per_group=20,
+        validation_per_cell=8,
+        test_per_cell=8,
+        per_disease={"edema": {"test_per_cell": 4, "train_per_group": 12}},
+    )
+    cohort = make_cohort(3, people=300)
+    cohort = replace(cohort, labels={**cohort.labels, "pneumonia": cohort.labels["edema"]})
+    split = split_by_patient(cohort, SHARES, np.random.default_rng(0))
+    confirmation = confirmation_draws(cohort, split, bias, 2, seed=0)
+    wide = cell_table(cohort, split, None, confirmation).wide().set_index("disease")
+    assert wide.loc["edema", "confirm_test"].tolist() == [4] * 4
+    assert wide.loc["pneumonia", "confirm_test"].tolist() == [8] * 4
+    assert wide.loc["edema", "confirm_train"].tolist() == [9, 3, 3, 9]
+
+
 def test_short_cells_are_all_named_with_what_to_lower() -> None:
     cohort = cohort_of({("female", 1): 30, ("female", 0): 90, ("male", 1): 90, ("male", 0): 70})
     rng = np.random.default_rng(0)
@@ -317,7 +433,8 @@ def test_small_counts_are_masked_before_they_leave_the_machine() -> None:
 
 def test_real_cohort_allows_ten_draws_of_each_disease(shared_data: Path) -> None:
     diseases = ("pleural_effusion", "cardiomegaly", "lung_lesion")
-    cohort = load_csv(shared_data, diseases=diseases, image_size=16, negatives="disease_zero")
+    settings = TableSettings(diseases=diseases, source=CsvSource(), negatives="disease_zero")
+    cohort = check_table(shared_data, settings, images=False).bare
     bias = BiasConfig(train_per_group=45, validation_per_cell=12, test_per_cell=20)
     for seed in range(3):
         rng = np.random.default_rng(seed)

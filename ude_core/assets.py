@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 
 from ude_core.cohorts.base import Cohort
-from ude_core.cohorts.bias import Draw, validation_draws
+from ude_core.cohorts.bias import Draw, confirmation_draws, validation_draws
 from ude_core.cohorts.splits import Split, split_by_patient
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
@@ -66,10 +66,12 @@ def prepare(
     """Split the cohort by patient, make every draw, embed the clean images and train g.
 
     `queries` of the result counts what was really paid: 0 where the embeddings came from `cache`.
-    Raises CohortError where a draw asks for more images than a cell holds.
+    Raises CohortError, before anything is paid, where a draw asks for more images than a cell holds.
     """
     parts = split_by_patient(cohort, split, numpy_generator(seed, "split"))
     draws = validation_draws(cohort, parts.development, bias, scoring.repeats, seed)
+    # A test split too small for its cells is refused now, not by a confirmation after the search.
+    confirmation_draws(cohort, parts, bias, 1, seed)
     clean, queries = cached_embeddings(cohort, encoder, parts.development, cache)
     attribute_head = _attribute_head(cohort, encoder, parts, clean, scoring, seed, cache)
     return StudyAssets(seed, bias, scoring, parts, draws, clean, attribute_head, queries)

@@ -116,6 +116,7 @@ def draw_validation(
     need; up to 50 assignments are tried, the last ones taking patients with few images first.
     Raises CohortError, with every short cell, where the counts do not allow the draw.
     """
+    bias = bias.of(disease)
     train_need, each = _needs(cohort, bias, bias.validation_per_cell)
     numbers = cells(cohort, disease)[development]
     codes, person = np.unique(cohort.patients[development], return_inverse=True)
@@ -148,6 +149,7 @@ def draw_confirmation(
 
     Raises CohortError, with every short cell, where the counts do not allow the draw.
     """
+    bias = bias.of(disease)
     train_need, each = _needs(cohort, bias, bias.test_per_cell)
     numbers = cells(cohort, disease)
     sampled = []

@@ -124,6 +124,8 @@ class CellTable:
             long.loc[long["part"] == part, [*cell, "n"]].rename(columns={"n": part})
             for part in self.parts
         ]
+        if not pieces:
+            return long[cell]
         table = pieces[0].reset_index(drop=True)
         for piece in pieces[1:]:
             table = table.merge(piece, on=cell, how="left")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -15,6 +16,7 @@ _TRAIN, _VALIDATION, _TEST = 0, 1, 2
 _SHUFFLED_TOGETHER = 12
 _CANDIDATES = 40
 
+_Labels = Mapping[str, Int[np.ndarray, " images"]]
 _Parts = Int[np.ndarray, " people"]
 
 
@@ -39,21 +41,56 @@ def split_by_patient(cohort: Cohort, config: SplitConfig, rng: np.random.Generat
     configured shares, stretch by stretch. Of 40 such random splits the one is kept whose cells
     (disease, label, group) are nearest to their shares in images, so that small cells do not depend
     on luck; a patient with very many images trains more often than not. A patient whose images lie
-    in several groups counts for that of the first image. Raises SettingError for shares outside
-    their range, CohortError where a group has too few patients.
+    in several groups counts for that of the first image.
+
+    A cohort published with a test split keeps it: the others alone are divided, so that training
+    and validation patients stand in the configured proportion. Raises SettingError for shares
+    outside their range, CohortError where a group has too few patients.
     """
     _check_shares(config)
-    codes, first, person = np.unique(cohort.patients, return_index=True, return_inverse=True)
-    groups = [np.flatnonzero(cohort.attribute[first] == g) for g in range(len(cohort.groups))]
+    if cohort.official_test is None:
+        shares = config
+        images = np.arange(len(cohort))
+    else:
+        # Nobody of the development patients tests, so validation takes over its part of the test.
+        shares = replace(config, validation=config.validation / (1 - config.test), test=0.0)
+        images = np.flatnonzero(~cohort.official_test)
+        if len(images) == len(cohort):
+            raise CohortError(
+                "the published split marks no test image; mend it, or set split: random"
+            )
+    part = _random_parts(cohort, images, shares, rng)
+    chosen = np.full(len(cohort), _TEST)
+    chosen[images] = part
+    split = Split(
+        train=np.flatnonzero(chosen == _TRAIN),
+        validation=np.flatnonzero(chosen == _VALIDATION),
+        test=np.flatnonzero(chosen == _TEST),
+    )
+    check_no_leak(cohort, split)
+    return split
+
+
+def _random_parts(
+    cohort: Cohort, images: Indices, config: SplitConfig, rng: np.random.Generator
+) -> Int[np.ndarray, " images"]:
+    """Return the part of each of these images: patients go together, shares hold in each group."""
+    codes, first, person = np.unique(
+        cohort.patients[images], return_index=True, return_inverse=True
+    )
+    attribute = cohort.attribute[images]
+    labels = {disease: values[images] for disease, values in cohort.labels.items()}
+    groups = [np.flatnonzero(attribute[first] == g) for g in range(len(cohort.groups))]
     for name, members in zip(cohort.groups, groups, strict=True):
-        if min(_due(len(members), config)) < 1:
+        due = _due(len(members), config)
+        if min(due if config.test else due[:2]) < 1:
             raise CohortError(
                 f"group {name} has {len(members)} patients, too few for splits of "
-                f"{config.validation} validation and {config.test} test; add patients or change "
-                "split.validation and split.test"
+                f"{config.validation:g} validation and {config.test:g} test; add patients or "
+                "change split.validation and split.test"
             )
-    held = _cells_per_patient(cohort, person, len(codes))
-    traits = _traits(cohort, person, len(codes))
+    held = _cells_per_patient(labels, attribute, len(cohort.groups), person, len(codes))
+    traits = _traits(labels, person, len(codes))
     best, best_unevenness = np.zeros(len(codes), dtype=np.int64), np.inf
     for _ in range(_CANDIDATES):
         parts = np.zeros(len(codes), dtype=np.int64)
@@ -63,14 +100,7 @@ def split_by_patient(cohort: Cohort, config: SplitConfig, rng: np.random.Generat
         unevenness = _unevenness(held, parts, config)
         if unevenness < best_unevenness:
             best, best_unevenness = parts, unevenness
-    part = best[person]
-    split = Split(
-        train=np.flatnonzero(part == _TRAIN),
-        validation=np.flatnonzero(part == _VALIDATION),
-        test=np.flatnonzero(part == _TEST),
-    )
-    check_no_leak(cohort, split)
-    return split
+    return best[person]
 
 
 def check_no_leak(cohort: Cohort, split: Split) -> None:
@@ -122,25 +152,28 @@ def _deal(people: int, config: SplitConfig, rng: np.random.Generator) -> _Parts:
 
 
 def _traits(
-    cohort: Cohort, person: Int[np.ndarray, " images"], people: int
+    labels: _Labels, person: Int[np.ndarray, " images"], people: int
 ) -> Int[np.ndarray, "people keys"]:
     """Return what splits should share evenly: a patient's images, and positives per disease."""
     positives = [
-        np.bincount(person[labels == POSITIVE], minlength=people)
-        for labels in cohort.labels.values()
+        np.bincount(person[values == POSITIVE], minlength=people) for values in labels.values()
     ]
     return np.stack([np.bincount(person, minlength=people), *positives], axis=1)
 
 
 def _cells_per_patient(
-    cohort: Cohort, person: Int[np.ndarray, " images"], people: int
+    labels: _Labels,
+    attribute: Int[np.ndarray, " images"],
+    groups: int,
+    person: Int[np.ndarray, " images"],
+    people: int,
 ) -> Int[np.ndarray, "people cells"]:
     """Return each patient's images per (disease, label, group), leaving out empty cells."""
     columns = [
-        np.bincount(person[(labels == label) & (cohort.attribute == group)], minlength=people)
-        for labels in cohort.labels.values()
+        np.bincount(person[(values == label) & (attribute == group)], minlength=people)
+        for values in labels.values()
         for label in (POSITIVE, NEGATIVE)
-        for group in range(len(cohort.groups))
+        for group in range(groups)
     ]
     held = np.stack(columns, axis=1) if columns else np.ones((people, 1), dtype=np.int64)
     return held[:, held.sum(axis=0) > 0]
@@ -153,4 +186,5 @@ def _unevenness(held: Int[np.ndarray, "people cells"], parts: _Parts, config: Sp
     return max(
         float(np.abs(held[parts == part].sum(axis=0) / (total * share) - 1).max(initial=0.0))
         for part, share in zip((_TRAIN, _VALIDATION, _TEST), shares, strict=True)
+        if share
     )

@@ -24,6 +24,14 @@ def write_columns(cohort: Cohort, path: Path) -> None:
         "attribute": cohort.attribute,
         "fingerprint": np.array(cohort.fingerprint),
     }
+    if cohort.stratum is not None:
+        columns |= {
+            "confounder": np.array(cohort.confounder),
+            "strata": np.array(cohort.strata),
+            "stratum": cohort.stratum,
+        }
+    if cohort.official_test is not None:
+        columns["official_test"] = cohort.official_test
     columns |= {f"{_LABEL}{name}": values for name, values in cohort.labels.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with staged(path) as temporary, temporary.open("wb") as stream:
@@ -54,4 +62,8 @@ def read_cohort(columns: Path, pixels: Path) -> Cohort:
             if name.startswith(_LABEL)
         },
         fingerprint=str(values["fingerprint"]),
+        confounder=str(values.get("confounder", "")),
+        strata=tuple(str(value) for value in values.get("strata", ())),
+        stratum=values.get("stratum"),
+        official_test=values.get("official_test"),
     )

@@ -1,4 +1,4 @@
-"""The choices by which a CheXpert-style CSV becomes a cohort, and how diseases are spelled."""
+"""The choices by which a table of X-rays becomes a cohort, and how diseases are spelled."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ude_core.cohorts.sources import AGE, SEX, Source, Wanted
 from ude_core.errors import SettingError
 
 Negatives = Literal["no_finding", "disease_zero"]
@@ -37,23 +38,31 @@ def column_of(slug: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CsvSettings:
-    """How a CheXpert-style CSV becomes a cohort.
+class TableSettings:
+    """How a table of X-rays becomes a cohort; `source` is its format.
 
     `negatives` no_finding: a negative is an image with No Finding 1.0 (the released code's choice);
     disease_zero: a negative has 0.0 for the disease, and `blank` says whether a blank (not
     mentioned) is negative too or not used. `uncertain` gives the meaning of -1 per disease slug.
+
     `attributes` are columns; several make an intersection; Age is cut at the `age_bands` (years).
+    `confounder` is a column that every draw balances within each cell. `only` keeps the images
+    with one of these values, per column. `max_per_cell` keeps a sample of patients, always the
+    same one, that is enough for so many images a cell (disease, label, group, stratum) on either
+    side of a published split: what an encoder is paid for is every image kept.
     """
 
     diseases: Sequence[str]
-    csv: str = "nih.csv"
+    source: Source
     negatives: Negatives = "no_finding"
     uncertain: Mapping[str, Uncertain] = field(default_factory=dict)
     blank: Blank = "drop"
-    attributes: Sequence[str] = ("Sex",)
+    attributes: Sequence[str] = (SEX,)
     age_bands: Sequence[int] = (60,)
     missing_attribute: MissingAttribute = "refuse"
+    confounder: str | None = None
+    only: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    max_per_cell: int | None = None
 
     def __post_init__(self) -> None:
         if not self.diseases or len(set(self.diseases)) != len(self.diseases):
@@ -67,8 +76,26 @@ class CsvSettings:
                 f"{', '.join(self.diseases)}); remove it or add the disease"
             )
         bands = tuple(self.age_bands)
-        if "Age" in self.attributes and (not bands or list(bands) != sorted(set(bands))):
+        if AGE in self.wanted.columns and (not bands or list(bands) != sorted(set(bands))):
             raise SettingError(f"age_bands is {bands} (expected ages in rising order)")
+        if self.confounder in self.attributes:
+            raise SettingError(
+                f"confounder is {self.confounder!r}, an attribute too; balance it or study it"
+            )
+        empty = [column for column, values in self.only.items() if not values]
+        if empty:
+            raise SettingError(f"only.{empty[0]} is empty (expected values to keep); name some")
+        if self.max_per_cell is not None and self.max_per_cell < 1:
+            raise SettingError(f"max_per_cell is {self.max_per_cell} (expected at least 1 or null)")
+        self.source.check(self.wanted)
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the source has to give."""
+        columns = (*self.attributes, *((self.confounder,) if self.confounder else ()), *self.only)
+        return Wanted(
+            tuple(self.diseases), tuple(dict.fromkeys(columns)), self.negatives == "no_finding"
+        )
 
     def uncertain_policy(self, disease: str) -> Uncertain:
         """Return what -1 means for a disease."""
