@@ -66,8 +66,9 @@ class CsvSource:
         required |= {role for role, name in (("sex", SEX), ("age", AGE)) if name in wanted.columns}
         required |= {"no_finding"} if wanted.no_finding else set()
         by_slug = {slug_of(name): name for name in sheet.header}
-        usual = {**COLUMNS, **{s: by_slug.get(s, column_of(s)) for s in wanted.diseases}}
-        chosen = {**usual, **self.columns}
+        chosen: dict[str, str | None] = {s: by_slug.get(s, column_of(s)) for s in wanted.diseases}
+        chosen.update(COLUMNS.items())
+        chosen.update(self.columns)
         names = {
             key: name for key in (*ROLES, *wanted.diseases) if (name := chosen.get(key)) is not None
         }

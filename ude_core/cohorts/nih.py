@@ -79,7 +79,8 @@ class NihSource:
         categories = sheet.columns(*named.values())
         sides = _official(root, problems) if self.split == "official" else None
         return Reading(
-            names={**_ROLES, "view": _VIEW, **dict.fromkeys(wanted.diseases, _FINDINGS)},
+            names={str(role): column for role, column in _ROLES.items()}
+            | dict.fromkeys(wanted.diseases, _FINDINGS),
             records=_records(
                 sheet,
                 wanted,
