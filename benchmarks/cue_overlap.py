@@ -74,7 +74,7 @@ def lifts(phantoms: PhantomConfig, method: MethodConfig, *, seed: int = 0) -> di
         learner.advance()
     region = top_share(smoothed_magnitude(learner.noise, SIGMA), SHARE)
     everything = phantom_masks(phantoms)
-    layers = {
+    layers: dict[str, Any] = {
         "cue": everything["cue"],
         "marker": phantom_masks(replace(phantoms, breast_shadow=0.0))["cue"],
         "breast shadow": phantom_masks(replace(phantoms, marker_contrast=0.0))["cue"],

@@ -183,4 +183,9 @@ CohortSection = Annotated[
     PhantomCohort | CsvCohort | ChexpertCohort | NihCohort | MimicCohort,
     Field(discriminator="kind"),
 ]
-TABLES = {"csv": CsvCohort, "chexpert": ChexpertCohort, "nih": NihCohort, "mimic": MimicCohort}
+TABLES: Mapping[str, type[Section]] = {
+    "csv": CsvCohort,
+    "chexpert": ChexpertCohort,
+    "nih": NihCohort,
+    "mimic": MimicCohort,
+}

@@ -29,7 +29,7 @@ def edit_graph(noise: Noise) -> bytes:
             "pip install 'ude-study[onnx]', or leave --onnx out"
         ) from None
     height, width = noise.shape[-2:]
-    shape = ["images", "channels", height, width]
+    shape: list[str | int | None] = ["images", "channels", height, width]
     constants = {
         "levels": np.float32(LEVELS),
         "black": np.float32(0.0),

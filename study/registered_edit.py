@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 _LEVELS = np.float32(255.0)
 _AT_ONCE = 64
 
 
-class UniversalEdit(PythonModel):  # type: ignore[misc]  # MLflow's classes are untyped
+class UniversalEdit(PythonModel):
     """Adds the noise of the bundle among its artefacts, clamps to [0, 1] and rounds to 8 bits."""
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -32,7 +32,7 @@ class UniversalEdit(PythonModel):  # type: ignore[misc]  # MLflow's classes are 
     def predict(
         self,
         context: PythonModelContext,
-        model_input: np.ndarray,  # type: ignore[type-arg]  # MLflow warns of any other hint
+        model_input: np.ndarray,  # MLflow warns of any other hint
         params: dict[str, Any] | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Return the edited images, uint8 [images, height, width], as they came.

@@ -44,7 +44,7 @@ def training_cells(study: Study) -> Cells:
 
 def masked_cells(cohort: Cohort, images: Indices) -> Cells:
     """Return the counts of these images, those under 5 replaced by None."""
-    from ude_core.cohorts.bias import cell_counts
+    from ude_core.cohorts.cells import cell_counts
 
     cells: dict[str, dict[str, int | None]] = {disease: {} for disease in cohort.diseases}
     for row in cell_counts(cohort, images).itertuples():

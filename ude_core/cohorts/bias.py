@@ -176,7 +176,8 @@ def _needs(cohort: Cohort, bias: BiasConfig, each: int) -> tuple[_Need, _Need]:
     """
     wanted = train_cells(bias, cohort.groups)
     strata = max(len(cohort.strata), 1)
-    train, evaluation = [], []
+    train: list[int] = []
+    evaluation: list[int] = []
     for position, cell in enumerate(cell_names(cohort)):
         for amounts, size in ((train, wanted[cell.group, cell.label]), (evaluation, each)):
             amounts.append(size // strata + (position % strata < size % strata))
