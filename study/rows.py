@@ -8,19 +8,25 @@ costs the same in a study of ten trials and of ten thousand.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
+import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.orm import Session
 
 from study.database import patiently
 from study.records import Parameters
+
+_TABLES: Mapping[str, sa.Table] = models.BaseModel.metadata.tables
+_STUDIES, _TRIALS, _PARAMS = _TABLES["studies"], _TABLES["trials"], _TABLES["trial_params"]
+_VALUES = _TABLES["trial_values"]
+_USER, _SYSTEM = _TABLES["trial_user_attributes"], _TABLES["trial_system_attributes"]
 
 
 def begin(
@@ -44,23 +50,30 @@ def begin(
             written = _find(storage, study_id, number)
             if written is not None:
                 return written
-        with _create_scoped_session(storage.scoped_session) as session:
+        started = _now()
+        with _transaction(storage) as rows:
             # Numbers follow from a count, so that creating trials must wait for each other.
-            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-            trial = models.TrialModel(
-                study_id=study_id, state=TrialState.RUNNING, datetime_start=_now()
+            locked = sa.select(_STUDIES.c.study_id).where(_STUDIES.c.study_id == study_id)
+            rows.execute(locked.with_for_update())
+            count = sa.select(sa.func.count()).where(_TRIALS.c.study_id == study_id)
+            given = rows.execute(count).scalar_one()
+            new = _TRIALS.insert().values(
+                study_id=study_id,
+                number=given,
+                state=TrialState.RUNNING,
+                datetime_start=_stored(started),
             )
-            session.add(trial)
-            session.flush()
-            trial.number = trial.count_past_trials(session)
-            _add_params(session, int(trial.trial_id), params, searched)
-            session.add_all(
-                models.TrialSystemAttributeModel(
-                    trial_id=trial.trial_id, key=key, value_json=json.dumps(value)
+            (trial_id,) = rows.execute(new).inserted_primary_key or ()
+            _add_params(rows, trial_id, params, searched)
+            if notes:
+                rows.execute(
+                    _SYSTEM.insert(),
+                    [
+                        {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+                        for key, value in notes.items()
+                    ],
                 )
-                for key, value in notes.items()
-            )
-            return _running(trial, params, searched, notes)
+        return _running(given, trial_id, started, params, searched, notes)
 
     return patiently(write)
 
@@ -74,15 +87,26 @@ def begin_waiting(
     """Write an enqueued trial, or one that lacks parameters, as running with `params`; return it."""
 
     def write() -> FrozenTrial:
-        with _create_scoped_session(storage.scoped_session) as session:
-            trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-            known = {param.param_name for param in trial.params}
-            notes = {attr.key: json.loads(attr.value_json) for attr in trial.system_attributes}
+        with _transaction(storage) as rows:
+            trial = _locked(rows, trial_id)
+            known = set(
+                rows.scalars(sa.select(_PARAMS.c.param_name).where(_PARAMS.c.trial_id == trial_id))
+            )
+            attrs = rows.execute(
+                sa.select(_SYSTEM.c.key, _SYSTEM.c.value_json).where(_SYSTEM.c.trial_id == trial_id)
+            )
+            notes = {key: json.loads(value) for key, value in attrs}
+            started = trial.datetime_start and _local(trial.datetime_start)
             if trial.state == TrialState.WAITING:
-                trial.state, trial.datetime_start = TrialState.RUNNING, _now()
+                started = _now()
+                rows.execute(
+                    _TRIALS.update()
+                    .where(_TRIALS.c.trial_id == trial_id)
+                    .values(state=TrialState.RUNNING, datetime_start=_stored(started))
+                )
             missing = {name: value for name, value in params.items() if name not in known}
-            _add_params(session, trial_id, missing, searched)
-            return _running(trial, params, searched, notes)
+            _add_params(rows, trial_id, missing, searched)
+        return _running(trial.number, trial_id, started, params, searched, notes)
 
     return patiently(write)
 
@@ -95,58 +119,113 @@ def end(
     user_attrs: Mapping[str, Any],
     system_attrs: Mapping[str, Any],
 ) -> datetime | None:
-    """Close a trial with all that is known of it; return when, or None where it was closed before."""
+    """Close a trial with all that is known of it; return when, or None where it was closed before.
+
+    Values have to be finite.
+    """
 
     def write() -> datetime | None:
-        with _create_scoped_session(storage.scoped_session) as session:
-            trial = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-            if trial.state.is_finished():
+        ended = _now()
+        with _transaction(storage) as rows:
+            if _locked(rows, trial_id).state.is_finished():
                 return None
-            for model, attrs in (
-                (models.TrialUserAttributeModel, user_attrs),
-                (models.TrialSystemAttributeModel, system_attrs),
-            ):
-                for key, value in attrs.items():
-                    storage._set_trial_attr_without_commit(session, model, trial_id, key, value)
-            for objective, value in enumerate(values or ()):
-                storage._set_trial_value_without_commit(session, trial, objective, value)
-            ended = _now()
-            trial.state, trial.datetime_complete = state, ended
-            return ended
+            for table, attrs in ((_USER, user_attrs), (_SYSTEM, system_attrs)):
+                if attrs:
+                    rows.execute(
+                        table.delete().where(
+                            table.c.trial_id == trial_id, table.c.key.in_(list(attrs))
+                        )
+                    )
+                    rows.execute(
+                        table.insert(),
+                        [
+                            {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)}
+                            for key, value in attrs.items()
+                        ],
+                    )
+            if values:
+                rows.execute(
+                    _VALUES.insert(),
+                    [
+                        {
+                            "trial_id": trial_id,
+                            "objective": objective,
+                            "value": value,
+                            "value_type": models.TrialValueModel.TrialValueType.FINITE,
+                        }
+                        for objective, value in enumerate(values)
+                    ],
+                )
+            rows.execute(
+                _TRIALS.update()
+                .where(_TRIALS.c.trial_id == trial_id)
+                .values(state=state, datetime_complete=_stored(ended))
+            )
+        return ended
 
     return patiently(write)
 
 
+@contextmanager
+def _transaction(storage: RDBStorage) -> Iterator[sa.Connection]:
+    """Yield a connection whose statements are written together, or not at all.
+
+    SQLite lets others write between a transaction's first reading and its first writing unless it
+    is told beforehand that there will be writing.
+    """
+    try:
+        with storage.engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
+            connection.commit()
+    except sa.exc.IntegrityError:
+        raise
+    except sa.exc.SQLAlchemyError as error:  # as Optuna's own calls say it
+        raise StorageInternalError(str(error)) from error
+
+
+def _locked(rows: sa.Connection, trial_id: int) -> sa.Row[Any]:
+    wanted = sa.select(_TRIALS.c.number, _TRIALS.c.state, _TRIALS.c.datetime_start)
+    return rows.execute(wanted.where(_TRIALS.c.trial_id == trial_id).with_for_update()).one()
+
+
 def _add_params(
-    session: Session,
+    rows: sa.Connection,
     trial_id: int,
     params: Parameters,
     searched: Mapping[str, BaseDistribution],
 ) -> None:
-    session.add_all(
-        models.TrialParamModel(
-            trial_id=trial_id,
-            param_name=name,
-            param_value=searched[name].to_internal_repr(value),
-            distribution_json=distribution_to_json(searched[name]),
+    if params:
+        rows.execute(
+            _PARAMS.insert(),
+            [
+                {
+                    "trial_id": trial_id,
+                    "param_name": name,
+                    "param_value": searched[name].to_internal_repr(value),
+                    "distribution_json": distribution_to_json(searched[name]),
+                }
+                for name, value in params.items()
+            ],
         )
-        for name, value in params.items()
-    )
 
 
 def _running(
-    trial: models.TrialModel,
+    number: int,
+    trial_id: int,
+    started: datetime | None,
     params: Parameters,
     searched: Mapping[str, BaseDistribution],
     notes: Mapping[str, Any],
 ) -> FrozenTrial:
     return FrozenTrial(
-        number=int(trial.number),
-        trial_id=int(trial.trial_id),
+        number=int(number),
+        trial_id=int(trial_id),
         state=TrialState.RUNNING,
         value=None,
         values=None,
-        datetime_start=trial.datetime_start,
+        datetime_start=started,
         datetime_complete=None,
         params=dict(params),
         distributions=dict(searched),
@@ -157,7 +236,16 @@ def _running(
 
 
 def _now() -> datetime:
-    return datetime.now()  # local time, as in Optuna's own rows
+    return datetime.now()  # local time, as in Optuna's own trials
+
+
+def _stored(local: datetime) -> datetime:
+    """Return a local time as Optuna's rows hold it: UTC, without saying so."""
+    return local.astimezone(UTC).replace(tzinfo=None)
+
+
+def _local(stored: datetime) -> datetime:
+    return stored.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
 def _find(storage: RDBStorage, study_id: int, number: int) -> FrozenTrial | None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from study.config import StudyConfig
 from study.names import Layout, trial_name
@@ -72,8 +74,10 @@ class StudyRuns:
         self._client = MlflowClient(tracking_uri=uri or layout.mlflow_uri)
         self._experiment = self._ensure_experiment()
         self._runs: dict[str, str] = {}
+        self._artifacts: dict[str, str] = {}
         self._states: dict[str, str] = {}
         self._described: set[str] = set()
+        self._epochs: dict[str, int] = {}  # how many of a trial's this object has written
         self._doubtful: set[str] = set()
         self.look()
         self._parent = self._ensure_run(_PARENT, self._parent_tags(), config.study)
@@ -109,29 +113,38 @@ class StudyRuns:
         named = {f"erm/{name}": measured for name, measured in metrics.items()}
         self._log(self._parent, metrics=list(_interval_metrics(named, timestamp=0)))
 
-    def started(self, assignment: Assignment) -> None:
+    def started(self, assignment: Assignment, began: datetime | None) -> None:
         """Open the run of a trial, or the one it had before it was interrupted."""
         key = trial_name(assignment.number)
         closed = self._states.get(key, "running") != "running"
-        run = self._trial_run(assignment.number, assignment.params)
+        run = self._trial_run(assignment.number, began)
+        if key not in self._described:
+            params, tags = self._description(assignment.number, assignment.params)
+            self._log(run, params=params, tags=tags)
+            self._described.add(key)
         if closed:
             self._client.update_run(run, status="RUNNING")
         self._states[key] = "running"
 
-    def epoch(self, number: int, progress: Progress, started: datetime | None) -> None:
-        """Record one epoch of a trial's curve."""
-        run = self._runs.get(trial_name(number))
-        if run is not None:
-            self._log(run, metrics=list(_curve_metrics([progress], started)))
+    def epochs(self, number: int, curve: Sequence[Progress], started: datetime | None) -> None:
+        """Record some epochs of a trial's curve."""
+        key = trial_name(number)
+        if key in self._runs:
+            self._log(self._runs[key], metrics=list(_curve_metrics(curve, started)))
+            self._epochs[key] = max(progress.epoch for progress in curve)
 
     def finished(
         self, record: TrialRecord, curve: Sequence[Progress], rungs: Sequence[Rung] = ()
     ) -> None:
         """Record everything of a finished trial, and close its run."""
-        run = self._trial_run(record.number, record.params)
-        timestamp = _milliseconds(record.ended)
+        key = trial_name(record.number)
+        run = self._trial_run(record.number, record.started)
+        params, marks = (
+            ({}, {}) if key in self._described else self._description(record.number, record.params)
+        )
+        timestamp, known = _milliseconds(record.ended), self._epochs.get(key, 0)
         metrics = [
-            *_curve_metrics(curve, record.started),
+            *_curve_metrics((one for one in curve if one.epoch > known), record.started),
             *_rung_metrics(rungs, timestamp),
             *_interval_metrics(record.metrics, timestamp),
             Metric("queries_spent", record.queries, timestamp, 0),
@@ -153,12 +166,18 @@ class StudyRuns:
             if has_result(record.folder):
                 picture = record.folder / "noise.png"
                 atomic_write(picture, png_bytes(noise_map(load_noise(record.folder))))
-                self._client.log_artifact(run, str(picture))
+                self._keep_file(run, picture)
             # The state goes last: without it the next launch records this trial again.
-            self._log(run, metrics=metrics, tags={**tags, _STATE_TAG: record.state})
+            self._log(
+                run,
+                metrics=metrics,
+                params=params,
+                tags={**marks, **tags, _STATE_TAG: record.state},
+            )
+            self._described.add(key)
         finally:
             self._client.set_terminated(run, _STATUS[record.state], end_time=timestamp)
-        self._states[trial_name(record.number)] = record.state
+        self._states[key] = record.state
 
     def end(self, *, complete: bool, saved: int = 0) -> None:
         """Close the study's run, and those of trials that were interrupted.
@@ -215,11 +234,14 @@ class StudyRuns:
             self._client.set_terminated(ghost.info.run_id, "KILLED")
             self._client.delete_run(ghost.info.run_id)
         self._runs[key] = run.info.run_id
+        self._artifacts[run.info.run_id] = run.info.artifact_uri
         state = run.data.tags.get(_STATE_TAG, "interrupted")
         self._states[key] = "running" if run.info.status == "RUNNING" else state
         return str(run.info.run_id)
 
-    def _ensure_run(self, key: str, tags: Mapping[str, str], name: str) -> str:
+    def _ensure_run(
+        self, key: str, tags: Mapping[str, str], name: str, began: datetime | None = None
+    ) -> str:
         if key in self._runs:
             return self._runs[key]
         if key in self._doubtful:  # its creation may have been done and its reply lost
@@ -227,22 +249,32 @@ class StudyRuns:
             if found:
                 return self._adopt(found)
         self._doubtful.add(key)
-        run = self._client.create_run(self._experiment, run_name=name, tags=dict(tags))
+        run = self._client.create_run(
+            self._experiment, _milliseconds(began) or None, dict(tags), run_name=name
+        )
         return self._adopt([run])
 
-    def _trial_run(self, number: int, params: Parameters) -> str:
+    def _trial_run(self, number: int, began: datetime | None) -> str:
         key = trial_name(number)
-        if key in self._described:
-            return self._runs[key]
         tags = {_STUDY_TAG: self._config.name, _TRIAL_TAG: key, "mlflow.parentRunId": self._parent}
-        run = self._ensure_run(key, tags, f"trial {key}")
+        return self._ensure_run(key, tags, f"trial {key}", began)
+
+    def _description(
+        self, number: int, params: Parameters
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """Return what a trial's run says of its method, as params and as tags."""
         method = method_of(self._config, params)
         read = settings_read(method.name)
         kept = {name: value for name, value in asdict(method).items() if name in read}
         shown = {name: str(value) for name, value in {**kept, "trial": number}.items()}
-        self._log(run, params=shown, tags={"ude.method": method.name})
-        self._described.add(key)
-        return run
+        return shown, {"ude.method": method.name}
+
+    def _keep_file(self, run: str, path: Path) -> None:
+        # The client's own `log_artifact` reads the whole run again to learn this address.
+        place = get_artifact_repository(
+            self._artifacts[run], tracking_uri=self._client.tracking_uri
+        )
+        place.log_artifact(str(path))
 
     def _parent_tags(self) -> dict[str, str]:
         goals = "".join(f"\n- {goal.direction} `{goal.metric}`" for goal in self._config.objectives)
@@ -279,7 +311,7 @@ def _interval_metrics(metrics: Mapping[str, Measured], timestamp: int) -> Iterat
             yield Metric(f"{plain}.high", measured.high, timestamp, 0)
 
 
-def _curve_metrics(curve: Sequence[Progress], started: datetime | None) -> Iterator[Metric]:
+def _curve_metrics(curve: Iterable[Progress], started: datetime | None) -> Iterator[Metric]:
     begin = _milliseconds(started)
     for progress in curve:
         timestamp = begin + round(1000 * progress.seconds)

@@ -6,8 +6,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BACKLOG = 2000
+_GATHER_SECONDS = 1.0
+"""How long news of trials is gathered before it is written: a short trial is then written once."""
+
 _LONGEST_PAUSE = 15.0
 _LAST_CHANCE = 60.0
 _REASON_LENGTH = 160
@@ -38,20 +41,54 @@ class _Task:
     write: Callable[[StudyRuns], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What came of one trial since its last write."""
+
+    number: int
+    began: datetime | None
+    assignment: Assignment | None = None
+    epochs: tuple[Progress, ...] = ()
+    record: TrialRecord | None = None
+
+    @property
+    def what(self) -> str:
+        return f"trial {self.number}"
+
+    def then(self, later: _News) -> _News:
+        """Return both as one: the end of a trial says all that its beginning would have."""
+        return replace(
+            later,
+            began=self.began or later.began,
+            assignment=later.assignment or self.assignment,
+            epochs=self.epochs + later.epochs,
+        )
+
+    def write(self, runs: StudyRuns) -> None:
+        if self.record is not None:
+            _finish(runs, self.record, self.epochs)
+            return
+        if self.assignment is not None:
+            runs.started(self.assignment, self.began)
+        if self.epochs:
+            runs.epochs(self.number, self.epochs, self.began)
+
+
 class Tracker:
     """Records a study in MLflow, in order, in the background.
 
-    A write that fails is repeated until it succeeds or the study ends. While MLflow is away, at most
-    `_BACKLOG` writes wait in memory: what comes on top is left out, and taken from the ledger and
-    the trial folders once MLflow has caught up. What could not be written by the end is returned by
-    `close`, and made up for by the next launch or by `synchronize`.
+    News of trials is gathered for a moment, and a trial's is written together. A write that fails is
+    repeated until it succeeds or the study ends. While MLflow is away, at most `_BACKLOG` writes wait
+    in memory: what comes on top is left out, and taken from the ledger and the trial folders once
+    MLflow has caught up. What could not be written by the end is returned by `close`, and made up for
+    by the next launch or by `synchronize`.
     """
 
     def __init__(self, ledger: Ledger, layout: Layout, uri: str | None = None) -> None:
         self._ledger = ledger
         self._layout = layout
         self._uri = uri
-        self._tasks: queue.Queue[_Task | None] = queue.Queue()
+        self._tasks: queue.Queue[_Task | _News | None] = queue.Queue()
         self._deadline: float | None = None
         self._closing = threading.Event()
         self._left_out = threading.Event()
@@ -69,18 +106,18 @@ class Tracker:
 
     def started(self, assignment: Assignment) -> None:
         """Open a trial's run."""
-        self._began[assignment.number] = self._ledger.trial(assignment.number).started
-        self._offer(f"trial {assignment.number}", lambda runs: runs.started(assignment))
+        number = assignment.number
+        self._began[number] = self._ledger.trial(number).started
+        self._offer(_News(number, self._began[number], assignment=assignment))
 
     def epoch(self, number: int, progress: Mapping[str, Any]) -> None:
         """Record an epoch."""
-        value, began = Progress(**progress), self._began.get(number)
-        self._offer(f"trial {number}", lambda runs: runs.epoch(number, value, began))
+        self._offer(_News(number, self._began.get(number), epochs=(Progress(**progress),)))
 
     def finished(self, record: TrialRecord) -> None:
         """Record a finished trial and close its run."""
         self._began.pop(record.number, None)
-        self._offer(f"trial {record.number}", lambda runs: _finish(runs, record))
+        self._offer(_News(record.number, record.started, record=record))
 
     def close(self, *, complete: bool) -> tuple[str, ...]:
         """Write what is left, for at most a minute; return what could not be written.
@@ -100,9 +137,9 @@ class Tracker:
             self._problems["MLflow"] = "did not answer until the end"
         return tuple(f"{what}: {reason}" for what, reason in self._problems.items())
 
-    def _offer(self, what: str, write: Callable[[StudyRuns], None]) -> None:
+    def _offer(self, news: _News) -> None:
         if self._tasks.qsize() < _BACKLOG:
-            self._put(what, write)
+            self._tasks.put(news)
         else:
             self._left_out.set()
 
@@ -116,17 +153,32 @@ class Tracker:
                 self._put("what was left out", self._catch_up)
 
     def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            problem = self._persist(task)
-            if problem is not None:
-                self._problems[task.what] = problem
-            elif self._tasks.empty():
-                self._put_left_out()
+        over = False
+        while not over:
+            *tasks, last = self._gathered()
+            over = last is None
+            for task in _merged(tasks if last is None else [*tasks, last]):
+                problem = self._persist(task)
+                if problem is not None:
+                    self._problems[task.what] = problem
+                elif self._tasks.empty():
+                    self._put_left_out()
+
+    def _gathered(self) -> list[_Task | _News | None]:
+        """Return the next task, with what follows it at once where it is news of a trial."""
+        tasks = [self._tasks.get()]
+        until = time.monotonic() + _GATHER_SECONDS
+        while isinstance(tasks[-1], _News):
+            try:
+                tasks.append(self._tasks.get(timeout=max(0.0, until - time.monotonic())))
+            except queue.Empty:
+                break
+        return tasks
 
     def _catch_up(self, runs: StudyRuns) -> None:
         catch_up(runs, self._ledger)
 
-    def _persist(self, task: _Task) -> str | None:
+    def _persist(self, task: _Task | _News) -> str | None:
         """Do `task`, again and again; return why it was given up."""
         pause = 0.5
         while True:
@@ -152,6 +204,18 @@ class Tracker:
         if self._runs is None:
             self._runs = connect_runs(self._ledger, self._layout, self._uri)
         return self._runs
+
+
+def _merged(tasks: Sequence[_Task | _News | None]) -> list[_Task | _News]:
+    """Return the tasks in their order, all news of a trial in the place of its first."""
+    merged: dict[int | str, _Task | _News] = {}
+    for task in tasks:
+        if isinstance(task, _Task):
+            merged[task.what] = task
+        elif task is not None:
+            before = merged.get(task.number)
+            merged[task.number] = before.then(task) if isinstance(before, _News) else task
+    return list(merged.values())
 
 
 def connect_runs(ledger: Ledger, layout: Layout, uri: str | None) -> StudyRuns:
@@ -210,5 +274,6 @@ class TrackingUnavailableError(RuntimeError):
     """MLflow did not take what it was given. The ledger holds all of it."""
 
 
-def _finish(runs: StudyRuns, record: TrialRecord) -> None:
-    runs.finished(record, curve_of(record.folder), rungs_of(record.folder))
+def _finish(runs: StudyRuns, record: TrialRecord, epochs: Sequence[Progress] = ()) -> None:
+    """Record a finished trial; `epochs` are what is known of one that left no curve."""
+    runs.finished(record, curve_of(record.folder) or epochs, rungs_of(record.folder))

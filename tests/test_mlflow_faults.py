@@ -175,7 +175,7 @@ def test_a_run_whose_closing_was_lost_is_closed_by_the_next_launch(
     runs = StudyRuns(ledger.config, layout, server.uri)
     runs.begin()
     assignment = ledger.ask()
-    runs.started(assignment)
+    runs.started(assignment, ledger.trial(assignment.number).started)
     save_result(RESULT, ledger.places.trial(assignment.number))
     runs.finished(ledger.tell(assignment.number, RESULT), (EPOCH,))
     MlflowClient(server.uri).update_run(runs._runs["00000"], status="RUNNING")

@@ -123,14 +123,14 @@ def test_an_interrupted_trial_is_closed_and_continues_in_its_run(
 ) -> None:
     assignment = ledger.ask()
     runs = StudyRuns(ledger.config, layout)
-    runs.started(assignment)
-    runs.epoch(0, EPOCH, ledger.trial(0).started)
+    runs.started(assignment, ledger.trial(assignment.number).started)
+    runs.epochs(0, [EPOCH], ledger.trial(0).started)
     assert recorded(layout)["trial 00000"].info.status == "RUNNING"
     runs.end(complete=False)
     assert {run.info.status for run in recorded(layout).values()} == {"KILLED"}
 
     again = StudyRuns(ledger.config, layout)
-    again.started(assignment)
+    again.started(assignment, ledger.trial(assignment.number).started)
     save_result(RESULT, ledger.places.trial(0))
     again.finished(ledger.tell(0, RESULT), (EPOCH, replace(EPOCH, epoch=2, seconds=1.0)))
     run = recorded(layout)["trial 00000"]
@@ -153,9 +153,9 @@ def test_a_run_whose_creation_was_lost_on_the_way_is_found(
     monkeypatch.setattr(MlflowClient, "create_run", lossy)
     assignment = ledger.ask()
     with pytest.raises(ConnectionError):
-        runs.started(assignment)
+        runs.started(assignment, ledger.trial(assignment.number).started)
     monkeypatch.undo()
-    runs.started(assignment)
+    runs.started(assignment, ledger.trial(assignment.number).started)
     assert set(recorded(layout)) == {"tiny", "trial 00000"}
     assert recorded(layout)["trial 00000"].data.params["samples"]
 
