@@ -138,7 +138,7 @@ def record(seed: int) -> list[Recorded]:
             result = trial.result()
             ledger.tell(asked.number, result)
             queries = result.queries.total - trial.looking_queries
-            queries += controls * len(made.assets.development)
+            queries += controls * len(made.assets.scored)
             trials.append(Recorded(asked.number, tuple(trial.rungs), result.metrics, queries))
         ledger.close()
     return trials

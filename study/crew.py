@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,18 @@ class ReplicaActor:
 class RayCrew:
     """`resources.workers_per_trial` - 1 actors, placed with the trial; see `ude_core.spread.Crew`.
 
-    Ray restarts an actor that dies; it begins again, blank, with the trial that follows.
+    Ray restarts an actor that dies; it begins again, blank, with the trial that follows. `note`
+    hears how many images an actor is about to encode.
     """
 
-    def __init__(self, config: StudyConfig, cache: Path, package: Package | None = None) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        cache: Path,
+        package: Package | None = None,
+        note: Callable[[int], None] = lambda images: None,
+    ) -> None:
+        self._note = note
         resources = config.resources
         actor: Any = ray.remote(ReplicaActor).options(
             num_cpus=resources.cpus_per_trial,
@@ -60,8 +69,9 @@ class RayCrew:
     def __len__(self) -> int:
         return len(self._actors)
 
-    def send(self, worker: int, message: bytes) -> None:
+    def send(self, worker: int, message: bytes, images: int) -> None:
         """Hand an actor an order. Raises WorkerLostError where Ray knows it is gone."""
+        self._note(images)
         try:
             self._replies[worker] = self._actors[worker].answer.remote(message)
         except RayError as error:

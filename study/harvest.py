@@ -7,11 +7,12 @@ could not be.
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 
 from study.attempts import ATTEMPT, FAILURE, fence, read_failure
 from study.ledger import Ledger
-from study.meter import QUERIES, paid_queries
+from study.meter import QUERIES, Paid, paid_queries, paid_so_far
 from study.records import TrialRecord
 from study.rung_records import read_pruned, read_rungs
 from study.trial_store import TrialStore, folder_of
@@ -63,6 +64,17 @@ def fence_trial(ledger: Ledger, number: int) -> None:
     store = _store_of(ledger)
     if store is not None:
         store.delete(f"{folder_of(ledger.name, number)}/{ATTEMPT}")
+
+
+def paid_for(ledger: Ledger, number: int) -> Paid:
+    """Return what a trial has paid so far, by the log and the checkpoint its worker left."""
+    store = _store_of(ledger)
+    if store is None:
+        return paid_so_far(ledger.places.trial(number))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (QUERIES, CHECKPOINT, PREVIOUS):
+            store.get(f"{folder_of(ledger.name, number)}/{name}", Path(folder) / name)
+        return paid_so_far(Path(folder))
 
 
 def _store_of(ledger: Ledger) -> TrialStore | None:

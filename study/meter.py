@@ -7,21 +7,32 @@ paid twice and shows here alone.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ude_core.encoders.base import Encoder
+from ude_core.storage import CorruptFileError, load_checked
+from ude_core.trial import CHECKPOINT, PREVIOUS
 from ude_core.types import Embeddings, Pixels
 
 QUERIES = "queries.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """What all attempts at a trial sent through the encoder, and what of it need not be repeated."""
+
+    queries: int = 0
+    kept: int = 0
 
 
 class MeteredEncoder:
     """An encoder whose every call leaves a line `<attempt> <images>` in the open trial's folder.
 
     One serves all trials of a process, so that what is known of its memory (`ude_core.batching`)
-    outlives a trial. Images that the other workers of a spread trial encode are not counted here.
+    outlives a trial. What the other workers of a spread trial are to encode is noted here too.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -70,15 +81,31 @@ class MeteredEncoder:
 
     def encode(self, pixels: Pixels) -> Embeddings:
         """Write the images down, then encode them."""
-        if self._file is not None:
-            os.write(self._file, f"{self._attempt} {len(pixels)}\n".encode())
+        self.note(len(pixels))
         return self._encoder.encode(pixels)
+
+    def note(self, images: int) -> None:
+        """Write images down that are about to be encoded, here or by another worker of the trial."""
+        if self._file is not None:
+            os.write(self._file, f"{self._attempt} {images}\n".encode())
 
     def close(self) -> None:
         """Give the file back; the encoder itself stays."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def paid_so_far(folder: Path) -> Paid:
+    """Return what was paid for the trial in `folder`, and what of it its next attempt begins with."""
+    paid = paid_queries(folder)
+    for name in (CHECKPOINT, PREVIOUS):
+        try:
+            _, scalars = load_checked(folder / name)
+        except (CorruptFileError, OSError):
+            continue
+        return Paid(paid, kept=min(paid, int(scalars["spent"])))
+    return Paid(paid)
 
 
 def paid_queries(folder: Path) -> int:

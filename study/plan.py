@@ -8,6 +8,7 @@ from study.cohort_check import study_cells
 from study.config import StudyConfig
 from study.materials import load_cohort, load_encoder, load_surrogate
 from study.spaces import check_batches, describe
+from ude_core.assets import draw_sample
 from ude_core.baselines.registry import check_encoder
 from ude_core.cohorts.splits import split_by_patient
 from ude_core.errors import SettingError
@@ -33,7 +34,15 @@ def plan_study(config: StudyConfig) -> dict[str, Any]:
         cohort, config.split.to_engine(), numpy_generator(config.seed, "split")
     )
     check_batches(config, len(split.train))
-    planned = describe(config, development_size=len(split.development), train_size=len(split.train))
+    sample = draw_sample(
+        cohort, split, config.bias.to_engine(), config.scoring.to_engine(), config.seed
+    )
+    planned = describe(
+        config,
+        development_size=len(split.development),
+        scored_size=len(sample.images),
+        train_size=len(split.train),
+    )
     cells = study_cells(config, cohort).wide().astype(object).to_dict("records")
     networks = {"encoder": encoder.name} | ({"surrogate": surrogate.name} if surrogate else {})
     return planned | {"diseases": list(cohort.diseases), "cells": cells} | networks
@@ -45,7 +54,8 @@ def plan_text(planned: dict[str, Any]) -> str:
     lines = [
         f"{planned['study']}: {planned['trials']} trials, {planned['workers']} at a time",
         f"encoder {planned['encoder']}; {images['development']:,} development images, "
-        f"{images['train']:,} of them train the noise; {', '.join(planned['diseases'])}",
+        f"{images['train']:,} of them train the noise, {images['scored']:,} score it; "
+        f"{', '.join(planned['diseases'])}",
         "objectives: "
         + ", ".join(f"{goal['direction']} {goal['metric']}" for goal in planned["objectives"]),
         f"searched: {', '.join(planned['search'])}",

@@ -72,13 +72,13 @@ class LedgerSearcher(Searcher):
         if exhausted or len(self._live) >= self._concurrency:
             return None  # one that runs may yet lose its worker
         if self._resumed:
-            assignment = self._resumed.popleft()
+            asked = self._ask_again()
         else:
             self._lease.check()
             asked = self._ask()
-            if not isinstance(asked, Assignment):
-                return asked
-            assignment = asked
+        if not isinstance(asked, Assignment):
+            return asked
+        assignment = asked
         self._live[trial_id] = assignment
         for observer in self._observers:
             observer.started(assignment)
@@ -88,6 +88,29 @@ class LedgerSearcher(Searcher):
             "seed": assignment.seed,
         }
 
+    def _ask_again(self) -> Assignment | str | None:
+        """Return a trial whose last worker was lost, None to wait, or FINISHED.
+
+        One that the budget has no room for stays open, for a launch with more of it.
+        """
+        assignment = self._resumed[0]
+        if self._budget is not None:
+            try:
+                self._budget.admit_again(assignment)
+            except NothingToAskError as reason:
+                self._resumed.rotate(-1)
+                return self._wait_or_end(reason)
+        return self._resumed.popleft()
+
+    def _wait_or_end(self, reason: NothingToAskError) -> str | None:
+        # A trial that ends may leave room in the budget, or fail and free its parameters.
+        if self._live:
+            return None
+        self._ledger.set_ending(str(reason))
+        self._remaining = 0
+        self._resumed.clear()
+        return str(Searcher.FINISHED)
+
     def _ask(self) -> Assignment | str | None:
         """Return a new trial, None to wait for one that runs, or FINISHED."""
         if self._ledger.blocked():
@@ -95,12 +118,7 @@ class LedgerSearcher(Searcher):
         try:
             assignment = self._ledger.ask(self._budget.admit if self._budget else None)
         except NothingToAskError as reason:
-            # A trial that ends may leave room in the budget, or fail and free its parameters.
-            if self._live:
-                return None
-            self._ledger.set_ending(str(reason))
-            self._remaining = 0
-            return str(Searcher.FINISHED)
+            return self._wait_or_end(reason)
         self._remaining -= 1
         if self._budget is not None:
             self._budget.began(assignment)

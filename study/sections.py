@@ -127,6 +127,7 @@ class ScoringSection(Section):
     """How a noise is scored."""
 
     repeats: Count = _SCORING.repeats
+    probe_images: Annotated[int, Field(ge=2)] = _SCORING.probe_images
     bootstrap_draws: Count = _SCORING.bootstrap_draws
     controls: Annotated[int, Field(ge=0)] = _SCORING.controls
     disease_head: HeadSection = Field(default_factory=lambda: _head(_SCORING.disease_head))
@@ -136,6 +137,7 @@ class ScoringSection(Section):
         """Return the engine's setting."""
         return ScoringConfig(
             repeats=self.repeats,
+            probe_images=self.probe_images,
             bootstrap_draws=self.bootstrap_draws,
             controls=self.controls,
             disease_head=self.disease_head.to_engine(),

@@ -54,7 +54,7 @@ class Cost:
     high: int
 
 
-def cost(config: StudyConfig, *, development_size: int, train_size: int) -> Cost:
+def cost(config: StudyConfig, *, scored_size: int, train_size: int) -> Cost:
     """Return the range of queries a trial may spend, learning and scoring together.
 
     It is taken over the corners of the space (its bounds and choices), since the cost rises or
@@ -62,11 +62,9 @@ def cost(config: StudyConfig, *, development_size: int, train_size: int) -> Cost
     corner cannot run: a batch larger than the training images, or a single iteration above the
     budget.
     """
-    plan_of_looks = config.pruning.plan()
-    looks = len(plan_of_looks.shares) if plan_of_looks.repeats else 0
+    looks = paid_looks(config)
     costs = [
-        most_queries(config, method, development_size, train_size, looks)
-        for method in corners(config)
+        most_queries(config, method, scored_size, train_size, looks) for method in corners(config)
     ]
     return Cost(min(costs), max(costs))
 
@@ -74,20 +72,26 @@ def cost(config: StudyConfig, *, development_size: int, train_size: int) -> Cost
 def most_queries(
     config: StudyConfig,
     method: MethodConfig,
-    development_size: int,
+    scored_size: int,
     train_size: int,
     looks: int = 0,
 ) -> int:
     """Return an upper bound of what a trial of `method` may spend in this study."""
     return planned_queries(
         method,
-        development_size,
+        scored_size,
         train_size,
         config.scoring.controls,
         looks,
         diseases=len(config.cohort.diseases),
         head_epochs=config.scoring.disease_head.epochs,
     )
+
+
+def paid_looks(config: StudyConfig) -> int:
+    """Return how many looks at a trial before its end are paid for, at most."""
+    plan_of_looks = config.pruning.plan()
+    return len(plan_of_looks.shares) if plan_of_looks.repeats else 0
 
 
 def check_batches(config: StudyConfig, train_size: int) -> None:
@@ -131,15 +135,21 @@ def _extremes(name: str, searched: Searched) -> tuple[Any, ...]:
             assert_never(searched)
 
 
-def describe(config: StudyConfig, *, development_size: int, train_size: int) -> dict[str, Any]:
+def describe(
+    config: StudyConfig, *, development_size: int, scored_size: int, train_size: int
+) -> dict[str, Any]:
     """Return what a launch would do, as JSON values, without doing it."""
-    per_trial = cost(config, development_size=development_size, train_size=train_size)
+    per_trial = cost(config, scored_size=scored_size, train_size=train_size)
     trials = config.budget.trials
     return {
         "study": config.name,
         "trials": trials,
         "workers": config.resources.workers,
-        "images": {"development": development_size, "train": train_size},
+        "images": {
+            "development": development_size,
+            "train": train_size,
+            "scored": scored_size,
+        },
         "objectives": [objective.model_dump() for objective in config.objectives],
         "search": {
             name: searched.model_dump(mode="json", by_alias=True)

@@ -15,7 +15,7 @@ from types import FrameType
 
 from study.config import StudyConfig
 from study.environment import prepare_ray
-from study.harvest import fence_trial, harvest
+from study.harvest import fence_trial, harvest, paid_for
 from study.lease import Lease, LeaseLostError
 from study.ledger import Ledger
 from study.materials import load_materials
@@ -28,7 +28,7 @@ from study.progress import ProgressView
 from study.query_budget import QueryBudget
 from study.reachable import refuse_unreachable
 from study.room import check_room, make_root
-from study.spaces import check_batches, method_of, most_queries
+from study.spaces import check_batches, method_of, most_queries, paid_looks
 from study.tracking import Tracker
 from study.trial_store import TrialStore
 from study.warm_start import warm_start
@@ -227,12 +227,15 @@ def _prepare(ledger: Ledger, layout: Layout) -> tuple[Package, QueryBudget | Non
         publish(package.files, TrialStore.open(config.resources.trial_store))
     if limit is None:
         return package, None
-    development = len(materials.assets.development)
+    scored, looks = len(materials.assets.scored), paid_looks(config)
     budget = QueryBudget(
         limit,
         ledger.preparation_queries,
-        lambda params: most_queries(config, method_of(config, params), development, train),
+        lambda params: most_queries(config, method_of(config, params), scored, train, looks),
         ledger.trials(),
+        lambda number: paid_for(ledger, number),
+        # A store hears of queries with each checkpoint, not with each call of the encoder.
+        counted=config.resources.trial_store is None,
     )
     return package, budget
 

@@ -84,9 +84,18 @@ class NoiseTrainable(tune.Trainable):
         url = self._config.resources.trial_store
         self._store = TrialStore.open(url) if url is not None else None
         shared = self._config.resources.workers_per_trial > 1
-        self._crew = RayCrew(self._config, self._layout.cache, order.package) if shared else None
         self._materials: Materials | None = None
         self._encoder: MeteredEncoder
+        self._crew = (
+            RayCrew(
+                self._config,
+                self._layout.cache,
+                order.package,
+                note=self._note,
+            )
+            if shared
+            else None
+        )
         self._choose(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -182,6 +191,9 @@ class NoiseTrainable(tune.Trainable):
         self._saved = time.monotonic()
         return trial
 
+    def _note(self, images: int) -> None:
+        self._encoder.note(images)
+
     def _let_go(self) -> None:
         if self._materials is not None:
             self._encoder.close()
@@ -220,9 +232,7 @@ class NoiseTrainable(tune.Trainable):
         """Put the rung where the driver decides on it; the state first: no look is paid for twice."""
         self._checkpoint()
         assets, method = trial.assets, trial.method
-        planned = most_queries(
-            self._config, method, len(assets.development), len(assets.split.train)
-        )
+        planned = most_queries(self._config, method, len(assets.scored), len(assets.split.train))
         write_rungs(self._folder, RungRecord(tuple(trial.rungs), tuple(trial.curve), planned))
         self._files.publish()
         self._decided = len(trial.rungs)

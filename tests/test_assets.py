@@ -11,7 +11,8 @@ from ude_core.assets import StudyAssets, prepare
 from ude_core.cohorts.base import Cohort
 from ude_core.encoders.base import Encoder
 from ude_core.image_rows import ImageRows
-from ude_core.types import BiasConfig, HeadConfig, ScoringConfig, SplitConfig
+from ude_core.scoring import score_noise, score_reference
+from ude_core.types import BiasConfig, HeadConfig, MethodConfig, ScoringConfig, SplitConfig
 
 BIAS = BiasConfig(gap=0.7, train_per_group=40, validation_per_cell=15, test_per_cell=10)
 SCORING = ScoringConfig(repeats=2, attribute_head=HeadConfig(learning_rate=0.02, epochs=5))
@@ -78,3 +79,34 @@ def test_a_mapped_cohort_gives_the_same_assets(tmp_path: Path) -> None:
     ours = _prepare(mapped, encoder, tmp_path / "a")
     theirs = _prepare(cohort, encoder, tmp_path / "b")
     assert torch.equal(ours.clean, theirs.clean)
+
+
+def test_a_large_cohort_is_scored_on_its_draws_and_a_sample(tmp_path: Path) -> None:
+    cohort, encoder = toy_cohort(), CountingEncoder()
+    whole = _prepare(cohort, encoder, tmp_path)
+    assert np.array_equal(whole.scored, whole.development), "a small one is scored whole"
+    capped = prepare(
+        cohort,
+        encoder,
+        split=SplitConfig(),
+        bias=BIAS,
+        scoring=replace(SCORING, repeats=1, probe_images=20),
+        seed=5,
+        cache=tmp_path,
+    )
+    assert len(capped.probe.train) == len(capped.probe.evaluation) == 20
+    assert set(capped.probe.train) <= set(capped.split.train)
+    assert set(capped.probe.evaluation) <= set(capped.split.validation)
+    drawn = {i for some in capped.draws.values() for d in some for i in (*d.train, *d.evaluation)}
+    assert set(capped.scored) == drawn | set(capped.probe.train) | set(capped.probe.evaluation)
+    assert len(capped.scored) < len(capped.development)
+    assert torch.equal(capped.attribute_head.weight, whole.attribute_head.weight)
+    spent = sum(encoder.seen)
+    noise = torch.full((1, 16, 16), 0.01)
+    method = MethodConfig()
+    scored = score_noise(noise, method, cohort, encoder, capped, seed=1)
+    assert sum(encoder.seen) - spent == scored.queries == 3 * len(capped.scored)
+    # Sampled or not, a draw is trained and evaluated on the same images from the same starts.
+    one_draw = replace(whole, draws=capped.draws)
+    erm, sampled = score_reference(cohort, one_draw), score_reference(cohort, capped)
+    assert erm["eo_gap"] == sampled["eo_gap"]

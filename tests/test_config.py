@@ -252,7 +252,7 @@ def test_parameters_become_a_method(space: Path) -> None:
 
 def test_the_cost_is_known_before_anything_runs(space: Path) -> None:
     config = load_space(space, ["scoring.controls=1"])
-    planned = cost(config, development_size=300, train_size=200)
+    planned = cost(config, scored_size=300, train_size=200)
     assert (planned.low, planned.high) == (640 + 600, 640 + 600)
     with pytest.raises(SettingError, match="batch_size is 16"):
         check_batches(config, 10)
@@ -263,7 +263,7 @@ def test_every_method_can_be_searched_and_costs_the_same(space: Path) -> None:
     config = load_space(space, [every, "budget.queries_per_trial=null", "method.epochs=2"])
     method = method_of(config, {"name": "cma_es", "local_iterations": 2})
     assert method.name == "cma_es"
-    planned = cost(config, development_size=300, train_size=200)
+    planned = cost(config, scored_size=300, train_size=200)
     controls = 300 * (1 + config.scoring.controls)
     assert (planned.low, planned.high) == (2 * 1 * 64 + controls, 2 * 4 * 64 + controls)
 
@@ -306,7 +306,7 @@ def test_looking_whether_to_stop_is_part_of_the_plan(space: Path) -> None:
         "budget.queries_per_trial=null",
         "scoring.controls=0",
     ]
-    planned = cost(load_space(space, overrides), development_size=300, train_size=200)
+    planned = cost(load_space(space, overrides), scored_size=300, train_size=200)
     learning = 4 * 3 * 2 * 2 * 16
     assert (planned.low, planned.high) == (learning + 300, learning + 3 * 50 + 300)
 

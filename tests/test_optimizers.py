@@ -294,7 +294,7 @@ class TestContract:
         assert result.queries.surrogate == sum(surrogate.seen)
         assert result.queries.total == planned_queries(
             tried,
-            len(assets.development),
+            len(assets.scored),
             len(assets.split.train),
             SCORING.controls,
             diseases=len(cohort.diseases),

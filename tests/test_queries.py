@@ -147,7 +147,7 @@ def test_the_ledger_and_the_listing_keep_the_phases(cohort: Cohort, assets: Stud
     assert phases == {
         "attribute": 0,
         "noise": 2 * 3 * 2 * 2 * 16,
-        "scoring": 3 * len(assets.development),
+        "scoring": 3 * len(assets.scored),
         "surrogate": 0,
     }
     assert content["queries"] == phases["noise"] + phases["scoring"]

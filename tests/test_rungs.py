@@ -79,7 +79,7 @@ def test_looking_costs_what_the_encoder_saw_and_changes_no_noise(
     assert result.queries.total == sum(encoder.seen)
     assert result.queries.total <= planned_queries(
         METHOD,
-        len(assets.development),
+        len(assets.scored),
         len(assets.split.train),
         1,
         looks=2,

@@ -18,6 +18,7 @@ from test_searcher import Held
 from study.config import StudyConfig, load_space
 from study.constraints import constraints_note, violations
 from study.ledger import Ledger
+from study.meter import QUERIES, Paid, paid_queries, paid_so_far
 from study.pareto import front_of_ledger
 from study.plan import plan_study
 from study.proposals import Proposer, SpaceExhaustedError
@@ -28,6 +29,8 @@ from study.searcher import LedgerSearcher
 from study.warm_start import warm_start
 from ude_core.errors import SettingError
 from ude_core.results import save_result
+from ude_core.storage import save_checked
+from ude_core.trial import CHECKPOINT
 from ude_core.types import Interval, Measured, QueryCount, TrialResult, Undefined
 
 SAMPLERS = ("tpe", "nsgaii", "nsgaiii", "gp", "qmc", "random", "grid")
@@ -93,8 +96,12 @@ def run_workers(
     seed: int = 0,
     budget: QueryBudget | None = None,
     die_after: int | None = None,
+    lost: float = 0.0,
 ) -> None:
-    """Drive the searcher as Tune does; trials end in a random order; a driver may die."""
+    """Drive the searcher as Tune does; trials end in a random order; a driver may die.
+
+    The share `lost` of attempts is paid for and comes to nothing; half of those keep half of it.
+    """
     rng = random.Random(seed)
     resumed = ledger.running()
     searcher = LedgerSearcher(
@@ -117,12 +124,30 @@ def run_workers(
             return
         chosen = rng.choice(sorted(live))
         given = live.pop(chosen)
-        save_result(outcome_of(given["params"]), ledger.places.trial(given["number"]))
+        folder = ledger.places.trial(given["number"])
+        folder.mkdir(parents=True, exist_ok=True)
+        result = outcome_of(given["params"])
+        kept = paid_so_far(folder).kept
+        pays = result.queries.total - kept
+        if rng.random() < lost:
+            pays = rng.randint(0, pays)
+            pay(folder, pays)
+            if rng.random() < 0.5:
+                save_checked(folder / CHECKPOINT, {}, {"spent": kept + pays // 2})
+            searcher.on_trial_complete(chosen, error=True)
+            continue
+        pay(folder, pays)
+        save_result(result, folder)
         searcher.on_trial_complete(chosen, {"done": True})
         ended += 1
         if ended == die_after:
             return
     raise AssertionError("the searcher never finished")
+
+
+def pay(folder: Path, images: int) -> None:
+    with (folder / QUERIES).open("a") as log:
+        log.write(f"attempt {images}\n")
 
 
 def proposed(config: StudyConfig, trials: int) -> list[Parameters]:
@@ -395,7 +420,17 @@ def test_a_proposal_that_was_refused_is_made_again(open_ledger: Opener) -> None:
 
 
 def budget_of(ledger: Ledger, limit: int) -> QueryBudget:
-    return QueryBudget(limit, 100, lambda params: 16 * int(params["samples"]), ledger.trials())
+    return QueryBudget(
+        limit,
+        100,
+        lambda params: 16 * int(params["samples"]),
+        ledger.trials(),
+        lambda number: paid_so_far(ledger.places.trial(number)),
+    )
+
+
+def paid_in_all(ledger: Ledger) -> int:
+    return 100 + sum(paid_queries(record.folder) for record in ledger.trials())
 
 
 @pytest.mark.parametrize("sampler", [{"name": "random"}, {"name": "random", "batch": 4}])
@@ -418,6 +453,50 @@ def test_the_query_budget_is_never_passed_and_can_be_raised(
     run_workers(again, workers=workers, trials=50, budget=budget_of(again, 2000))
     assert history(again)[:done] == before
     assert spent < 100 + again.queries() <= 2000
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("workers", [1, 4])
+def test_what_lost_workers_paid_for_counts_against_the_budget(
+    workers: int, seed: int, open_ledger: Opener
+) -> None:
+    ledger = open_ledger(config_of(sampler={"name": "random"}))
+    run_workers(
+        ledger, workers=workers, trials=50, budget=budget_of(ledger, 900), seed=seed, lost=0.5
+    )
+    assert "raise it" in ledger.ending
+    assert 900 - 5 * 16 * 16 < paid_in_all(ledger) <= 900
+    wasted = paid_in_all(ledger) - 100 - ledger.queries()
+    assert wasted > 0
+    # What had no room is still open, and goes on once there is some, from where it was.
+    again = open_ledger(ledger.config)
+    run_workers(
+        again, workers=workers, trials=50, budget=budget_of(again, 1800), seed=seed, lost=0.3
+    )
+    assert 900 < paid_in_all(again) <= 1800
+    assert {t.number for t in ledger.trials()} <= {t.number for t in again.trials()}
+
+
+def test_attempts_that_nobody_counts_stay_charged_in_full(open_ledger: Opener) -> None:
+    ledger = open_ledger(config_of(sampler={"name": "random"}))
+    trial = ledger.ask()
+    plan = 16 * int(trial.params["samples"])
+
+    def budget(limit: int) -> QueryBudget:
+        unseen = QueryBudget(
+            limit, 100, lambda _: plan, ledger.trials(), lambda _: Paid(), counted=False
+        )
+        unseen.admit_again(trial)
+        return unseen
+
+    with pytest.raises(RuntimeError, match="raise it"):
+        budget(100 + 2 * plan - 1)
+    account = budget(100 + 2 * plan)
+    account.ended(ledger.tell(trial.number, outcome_of(trial.params)))
+    left = 100 + 2 * plan - (100 + plan + ledger.queries())
+    proposal = SimpleNamespace(number=1, params={"samples": 1})
+    with pytest.raises(RuntimeError, match=f"only {left} are left"):
+        account.admit(proposal, None)  # type: ignore[arg-type]
 
 
 def test_a_trial_that_left_no_count_stays_charged(open_ledger: Opener) -> None:

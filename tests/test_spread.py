@@ -78,7 +78,7 @@ class Crew:
     def __len__(self) -> int:
         return len(self.replicas)
 
-    def send(self, worker: int, message: bytes) -> None:
+    def send(self, worker: int, message: bytes, images: int) -> None:
         self.orders[worker] += 1
         self.travelled.append(len(message))
         self.waiting[worker] = message

@@ -88,7 +88,7 @@ def test_query_counts_are_what_the_encoder_saw(cohort: Cohort) -> None:
     assert result.queries.noise == 3 * 3 * 2 * 4 * 32
     planned = planned_queries(
         METHOD,
-        len(assets.development),
+        len(assets.scored),
         len(assets.split.train),
         2,
         diseases=2,
@@ -253,4 +253,4 @@ def test_a_noise_free_trial_has_no_psnr_and_no_controls(
         assert isinstance(ours, Interval)
         assert isinstance(reference, Interval)
         assert math.isclose(ours.mean, reference.mean, abs_tol=1e-9)
-    assert np.isclose(scored.queries, len(assets.development))
+    assert np.isclose(scored.queries, len(assets.scored))

@@ -35,8 +35,9 @@ class StudyAssets:
     """What every trial of a study shares.
 
     `draws[disease]` holds one patient-disjoint (train, evaluation) pair a repeat, all inside the
-    development patients. `clean` are φ(x) of the development images, in the order of
-    `split.development`.
+    development patients. `probe` are the images that the attribute is measured on, of the training
+    and of the validation patients. `scored` are the images of all those, sorted: what every noise is
+    scored on. `clean` are φ(x) of the development images, in the order of `split.development`.
     """
 
     seed: int
@@ -44,6 +45,8 @@ class StudyAssets:
     scoring: ScoringConfig
     split: Split
     draws: Mapping[str, tuple[Draw, ...]]
+    probe: Draw
+    scored: Int[np.ndarray, " images"]
     clean: Embeddings
     attribute_head: LinearHeads
     queries: int
@@ -51,6 +54,13 @@ class StudyAssets:
     @property
     def development(self) -> Int[np.ndarray, " images"]:
         return self.split.development
+
+    @property
+    def clean_scored(self) -> Embeddings:
+        """φ(x) of the images that noises are scored on, in the order of `scored`."""
+        if len(self.scored) == len(self.development):
+            return self.clean
+        return self.clean[np.searchsorted(self.development, self.scored)]
 
 
 def prepare(
@@ -69,12 +79,63 @@ def prepare(
     Raises CohortError, before anything is paid, where a draw asks for more images than a cell holds.
     """
     parts = split_by_patient(cohort, split, numpy_generator(seed, "split"))
-    draws = validation_draws(cohort, parts.development, bias, scoring.repeats, seed)
+    sample = draw_sample(cohort, parts, bias, scoring, seed)
     # A test split too small for its cells is refused now, not by a confirmation after the search.
     confirmation_draws(cohort, parts, bias, 1, seed)
     clean, queries = cached_embeddings(cohort, encoder, parts.development, cache)
-    attribute_head = _attribute_head(cohort, encoder, parts, clean, scoring, seed, cache)
-    return StudyAssets(seed, bias, scoring, parts, draws, clean, attribute_head, queries)
+    return StudyAssets(
+        seed=seed,
+        bias=bias,
+        scoring=scoring,
+        split=parts,
+        draws=sample.draws,
+        probe=sample.probe,
+        scored=sample.images,
+        clean=clean,
+        attribute_head=_attribute_head(cohort, encoder, parts, clean, scoring, seed, cache),
+        queries=queries,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """What noises are scored on; see `StudyAssets`."""
+
+    draws: Mapping[str, tuple[Draw, ...]]
+    probe: Draw
+
+    @property
+    def images(self) -> Int[np.ndarray, " images"]:
+        """Every image of a draw or of the probe, sorted."""
+        every = [self.probe, *(draw for some in self.draws.values() for draw in some)]
+        return np.unique(np.concatenate([part for d in every for part in (d.train, d.evaluation)]))
+
+
+def draw_sample(
+    cohort: Cohort, parts: Split, bias: BiasConfig, scoring: ScoringConfig, seed: int
+) -> Sample:
+    """Return the images that every noise of a study is scored on, whatever the cohort's size.
+
+    Raises CohortError where a draw asks for more images than a cell holds.
+    """
+    draws = validation_draws(cohort, parts.development, bias, scoring.repeats, seed)
+    return Sample(
+        draws,
+        Draw(
+            *(
+                _thinned(part, scoring.probe_images, numpy_generator(seed, "probe", name))
+                for name, part in (("train", parts.train), ("validation", parts.validation))
+            )
+        ),
+    )
+
+
+def _thinned(
+    images: Int[np.ndarray, " images"], most: int, rng: np.random.Generator
+) -> Int[np.ndarray, " kept"]:
+    if len(images) <= most:
+        return images
+    return np.sort(rng.choice(images, most, replace=False))
 
 
 def _attribute_head(

@@ -215,10 +215,10 @@ def score_noise(
 ) -> Scored:
     """Score a trial on the development patients, a learnt noise beside random ones of its own norm.
 
-    Costs (1 + controls) x development images queries: each image is embedded once a noise, for all
+    Costs (1 + controls) x `assets.scored` queries: each image is embedded once a noise, for all
     diseases, repeats and probes together. What baselines cost beside or instead: `embed_for`.
     """
-    rows = assets.development
+    rows = assets.scored
     images = ImageRows(cohort.images, rows)
     embedded = embed_for(
         noise,
@@ -227,7 +227,7 @@ def score_noise(
         encoder,
         rows,
         assets.draws,
-        clean=assets.clean,
+        clean=assets.clean_scored,
         head=assets.scoring.disease_head,
     )
     metrics = _development_metrics(embedded.embeddings, cohort, assets, embedded.train)
@@ -247,29 +247,29 @@ def score_reference(cohort: Cohort, assets: StudyAssets) -> Metrics:
 
     `queries_attribute` is what they cost: the study's, since every trial shares them.
     """
-    metrics = _development_metrics(assets.clean, cohort, assets)
-    metrics |= attribute_metrics(assets.clean, cohort, assets)
+    clean = assets.clean_scored
+    metrics = _development_metrics(clean, cohort, assets)
+    metrics |= attribute_metrics(clean, cohort, assets)
     return metrics | {"noise_l2": exactly(0.0), "queries_attribute": exactly(assets.queries)}
 
 
 def attribute_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAssets) -> Metrics:
-    """Return what the validation patients' embeddings still tell of the attribute.
+    """Return what the embeddings of `assets.scored` still tell of the validation patients' attribute.
 
     attribute_auc_frozen: of g, percentage points; under 50 its prediction is flipped.
-    attribute_auc_retrained: of a fresh linear probe trained on the edited training images.
+    attribute_auc_retrained: of a fresh linear probe trained on the edited training images
+    (`assets.probe`).
     attribute_auc_retrained_mlp: of a fresh small network, trained on the same.
     attribute_cross_entropy: of g, nats; log(groups) is perfect confusion.
     """
-    split = assets.split
-    train = np.searchsorted(assets.development, split.train)
-    validation = np.searchsorted(assets.development, split.validation)
-    truth = cohort.attribute[split.validation]
-    probe = fit_probe(embeddings[train], cohort.attribute[split.train], classes=len(cohort.groups))
+    chosen = assets.probe
+    train = np.searchsorted(assets.scored, chosen.train)
+    validation = np.searchsorted(assets.scored, chosen.evaluation)
+    truth = cohort.attribute[chosen.evaluation]
+    known, told = embeddings[train], cohort.attribute[chosen.train]
+    probe = fit_probe(known, told, classes=len(cohort.groups))
     network = fit_mlp_probe(
-        embeddings[train],
-        cohort.attribute[split.train],
-        classes=len(cohort.groups),
-        rng=torch_generator(assets.seed, "mlp probe"),
+        known, told, classes=len(cohort.groups), rng=torch_generator(assets.seed, "mlp probe")
     )
     frozen = assets.attribute_head.logits(embeddings[validation])[0]
     entropy = attribute_cross_entropy(frozen, torch.as_tensor(truth))
@@ -359,7 +359,7 @@ def _development_metrics(
 ) -> Metrics:
     return score_logits(
         _development_logits(embeddings, cohort, assets, train),
-        assets.development,
+        assets.scored,
         cohort,
         bootstrap_draws=assets.scoring.bootstrap_draws,
         seed=assets.seed,
@@ -374,7 +374,7 @@ def _development_logits(
 ) -> Logits:
     return disease_logits(
         embeddings,
-        assets.development,
+        assets.scored,
         cohort,
         assets.draws,
         head=assets.scoring.disease_head,

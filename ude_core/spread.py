@@ -47,8 +47,11 @@ class Crew(Protocol):
 
     def __len__(self) -> int: ...
 
-    def send(self, worker: int, message: bytes) -> None:
-        """Hand a worker an order without waiting for its reply. Raises WorkerLostError."""
+    def send(self, worker: int, message: bytes, images: int) -> None:
+        """Hand a worker an order, without waiting for its reply, that sends `images` through the encoder.
+
+        Raises WorkerLostError.
+        """
 
     def receive(self, worker: int) -> bytes:
         """Wait for the reply to the last order of this worker. Raises WorkerLostError."""
@@ -119,7 +122,7 @@ class SpreadEvaluator:
             workers = [w for w in range(len(self._crew)) if w not in self._lost]
             # Those without a share are told the last losses all the same, once: to stay in step.
             asked = {w: s for w, s in zip(workers, shares, strict=True) if s or not informed}
-            sent = {w: s for w, s in asked.items() if self._send(w, s, limit, begun)}
+            sent = {w: s for w, s in asked.items() if self._send(w, s, batch, limit, begun)}
             failure = self._measure_here(noises, minibatches, here, limit, measured)
             for worker, share in sent.items():
                 reply = self._receive(worker, share, proposal, begun, measured)
@@ -155,7 +158,9 @@ class SpreadEvaluator:
         measured |= _by_group(share, torch.stack((found.losses, found.cross_entropy)))
         return ""
 
-    def _send(self, worker: int, share: Sequence[range], limit: int, begun: set[int]) -> bool:
+    def _send(
+        self, worker: int, share: Sequence[range], batch: int, limit: int, begun: set[int]
+    ) -> bool:
         """Hand a worker its share, with a start where it needs one; whether that went well."""
         start = None
         if worker not in self._in_step:
@@ -163,7 +168,7 @@ class SpreadEvaluator:
             begun.add(worker)
         order = Order(self._iteration, share, limit, self._told, start)
         try:
-            self._crew.send(worker, pack_order(order))
+            self._crew.send(worker, pack_order(order), batch * sum(map(len, share)))
         except WorkerLostError as error:
             self._lose(worker, str(error))
             return False

@@ -261,7 +261,7 @@ def run_trial(
 
 def planned_queries(
     method: MethodConfig,
-    cohort_size: int,
+    scored_size: int,
     train_size: int,
     controls: int,
     looks: int = 0,
@@ -271,11 +271,11 @@ def planned_queries(
 ) -> int:
     """Return an upper bound of the queries a trial will spend, without running it.
 
-    `looks` counts the paid ones (`rungs`). `diseases` and `head_epochs` decide what training the
+    `scored_size` images are scored, and `looks` counts the paid looks (`rungs`). `diseases` and `head_epochs` decide what training the
     heads may cost where that takes queries (bias_adv).
     """
     if learns_noise(method.name):
-        return plan(method, train_size).queries + cohort_size * (1 + controls + looks)
+        return plan(method, train_size).queries + scored_size * (1 + controls + looks)
     baseline = make_baseline(method)
-    embedded = 0 if baseline.edit == "nothing" else cohort_size
-    return embedded + baseline.training_queries(cohort_size * diseases, head_epochs)
+    embedded = 0 if baseline.edit == "nothing" else scored_size
+    return embedded + baseline.training_queries(scored_size * diseases, head_epochs)

@@ -162,9 +162,14 @@ class SplitConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringConfig:
-    """How a noise is scored: draws, heads, intervals, and norm-matched random controls."""
+    """How a noise is scored: draws, heads, intervals, and norm-matched random controls.
+
+    What an embedding tells of the attribute is measured on at most `probe_images` of the training
+    patients' images and as many of the validation patients'.
+    """
 
     repeats: int = 10
+    probe_images: int = 4000
     bootstrap_draws: int = 500
     controls: int = 2
     disease_head: HeadConfig = field(
