@@ -1,4 +1,8 @@
-"""Run the benchmarks and keep their figures."""
+"""Run the benchmarks and keep their figures.
+
+Those of the engine run where nothing but the engine is installed: a module is imported when its
+benchmark runs.
+"""
 
 from __future__ import annotations
 
@@ -8,81 +12,93 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.apply_speed import apply_speed
-from benchmarks.candidate_vs_bare import mobilenetv2, vit_b16
-from benchmarks.coverage import coverage
-from benchmarks.cue_overlap import cue_overlap
-from benchmarks.footprint import cost_vs_size, worker_memory
-from benchmarks.overhead import overhead_growth, overhead_vs_stock
-from benchmarks.pruning_saved import pruning_saved
-from benchmarks.saturated_step import saturated_step
-from benchmarks.selection_honesty import selection_honesty
-from benchmarks.simulate_scale import simulated_scale
-from benchmarks.trial_vs_plain import trial_vs_plain
-from benchmarks.utilisation import utilisation
 from ude_core.runtime import prepare_process
 
 RESULTS = Path(__file__).parent / "results"
-
-BENCHMARKS: Mapping[str, Callable[[], tuple[float, dict[str, Any]]]] = {
-    "candidate_vs_bare_mobilenetv2": mobilenetv2,
-    "candidate_vs_bare_vit_b16": vit_b16,
-    "trial_vs_plain": trial_vs_plain,
-    "saturated_step": saturated_step,
-    "worker_memory": worker_memory,
-    "cost_vs_size": cost_vs_size,
-    "overhead_vs_stock": overhead_vs_stock,
-    "overhead_growth_100_to_10000": overhead_growth,
-    "simulated_scale": simulated_scale,
-    "utilisation": utilisation,
-    "pruning_saved": pruning_saved,
-    "apply_speed": apply_speed,
-    "coverage": coverage,
-    "selection_honesty": selection_honesty,
-    "cue_overlap": cue_overlap,
+ENGINE: Mapping[str, tuple[str, str]] = {
+    "candidate_vs_bare_mobilenetv2": ("candidate_vs_bare", "mobilenetv2"),
+    "candidate_vs_bare_vit_b16": ("candidate_vs_bare", "vit_b16"),
+    "trial_vs_plain": ("trial_vs_plain", "trial_vs_plain"),
+    "saturated_step": ("saturated_step", "saturated_step"),
+    "worker_memory": ("footprint", "worker_memory"),
+    "cost_vs_size": ("footprint", "cost_vs_size"),
+    "apply_speed": ("apply_speed", "apply_speed"),
+    "coverage": ("coverage", "coverage"),
+    "cue_overlap": ("cue_overlap", "cue_overlap"),
 }
+"""Name → module and function; these need torch and the engine alone."""
+
+SERVICE: Mapping[str, tuple[str, str]] = {
+    "overhead_vs_stock": ("overhead", "overhead_vs_stock"),
+    "overhead_growth_100_to_10000": ("overhead", "overhead_growth"),
+    "simulated_scale": ("simulate_scale", "simulated_scale"),
+    "utilisation": ("utilisation", "utilisation"),
+    "pruning_saved": ("pruning_saved", "pruning_saved"),
+    "selection_honesty": ("selection_honesty", "selection_honesty"),
+}
+"""The same for those that need Ray, Optuna and MLflow."""
+
+Benchmark = Callable[[], tuple[float, dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where a figure was measured."""
+    """Where a figure was measured. `busy` is the load average, over a minute, when it began."""
 
+    described: str
     processor: str
     cores: int
     accelerator: str
     torch: str
     python: str
+    busy: float
 
 
-def machine() -> Machine:
+def machine(described: str | None) -> Machine:
     """Return this machine, as far as a ratio depends on it."""
+    cores = os.cpu_count() or 1
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return Machine(
+        described=described or f"{cores} cores, {accelerator}",
         processor=_processor(),
-        cores=os.cpu_count() or 1,
-        accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        cores=cores,
+        accelerator=accelerator,
         torch=torch.__version__,
         python=platform.python_version(),
+        busy=round(os.getloadavg()[0], 2),
     )
 
 
-def main() -> None:
+def find(name: str) -> Benchmark:
+    """Return the benchmark of this name. Raises ModuleNotFoundError where what it needs is absent."""
+    module, function = {**ENGINE, **SERVICE}[name]
+    found: Benchmark = getattr(import_module(f"benchmarks.{module}"), function)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Run what was asked for, print the details, and end with one line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=sorted(BENCHMARKS))
-    only = parser.parse_args().only
+    parser.add_argument("--only", choices=sorted({*ENGINE, *SERVICE}))
+    parser.add_argument("--engine", action="store_true", help="those of the engine alone")
+    parser.add_argument("--machine", help="what the results say they were measured on")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where they are kept")
+    chosen = parser.parse_args(arguments)
     prepare_process()
-    RESULTS.mkdir(exist_ok=True)
+    chosen.results.mkdir(exist_ok=True)
     figures = {}
-    for name in [only] if only else BENCHMARKS:
-        figure, details = BENCHMARKS[name]()
+    for name in [chosen.only] if chosen.only else [*ENGINE, *(() if chosen.engine else SERVICE)]:
+        here = machine(chosen.machine)
+        figure, details = find(name)()
         figures[name] = round(figure, 4)
-        kept = {"figure": figures[name], "details": details, "machine": asdict(machine())}
-        (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+        kept = {"figure": figures[name], "details": details, "machine": asdict(here)}
+        (chosen.results / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
         print(f"{name}: {figure:.3f}")
         for key, value in details.items():
             print(f"  {key}: {value}")

@@ -3,12 +3,14 @@
 A trial that does nothing runs through Ray Tune, ours and then stock (OptunaSearch over the same kind
 of SQLite file, MLflowLoggerCallback), with as many workers, actors reused, the same metrics, random
 sampling. The time runs until MLflow has everything, and leaves the start-up of Ray and the first
-trials out. What TPE takes for a proposal is told apart.
+trials out. What TPE takes for a proposal is told apart. The two take turns, twice at each level, and
+the faster turn of each counts: the machine may be shared.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import tempfile
 import threading
@@ -43,7 +45,7 @@ from ude_core.seeding import numpy_generator
 from ude_core.types import Interval, Progress, QueryCount, TrialResult
 
 LEVELS = (100, 1_000, 10_000)
-TRIALS, WARM_UP, WORKERS = 40, 10, 2
+TRIALS, WARM_UP, WORKERS, ROUNDS = 40, 10, 2, 2
 METRICS = {"eo_gap": 20.0, "selection_rate_symmetric_gap": 30.0, "accuracy": 60.0}
 _MODES = ["min", "min", "max"]
 _EPOCH = Progress(1, 1, -0.5, 0.6, 1.0, 0.01, 20, 0.5)
@@ -187,10 +189,13 @@ def _measure() -> dict[str, dict[int, Cost]]:
         name: {} for name in ("ours", "stock", "ours, TPE", "stock, TPE")
     }
     with tempfile.TemporaryDirectory() as ours, tempfile.TemporaryDirectory() as stock:
-        for level in LEVELS:  # the two side by side, since the machine may be shared
-            found["ours"][level], found["ours, TPE"][level] = _ours(Path(ours), level)
+        for level, _ in itertools.product(LEVELS, range(ROUNDS)):
+            costs = dict(zip(("ours", "ours, TPE"), _ours(Path(ours), level), strict=True))
             with _ray():
-                found["stock"][level], found["stock, TPE"][level] = _stock(Path(stock), level)
+                costs |= dict(zip(("stock", "stock, TPE"), _stock(Path(stock), level), strict=True))
+            for name, cost in costs.items():
+                best = found[name].setdefault(level, cost)
+                found[name][level] = min(best, cost, key=lambda one: one.wall)
     return found
 
 
@@ -220,7 +225,7 @@ def _ours(root: Path, level: int) -> tuple[Cost, Cost]:
         problems = tracker.close(complete=False)
     counts = ledger.counts()
     assert not problems, problems
-    assert counts["complete"] == level + TRIALS, counts
+    assert counts["complete"] >= level + TRIALS, counts
     seconds = _tpe_seconds(ledger)
     ledger.close()
     return clock.per_trial(end, cpu_end), seconds
@@ -238,6 +243,8 @@ def _first_trial(ledger: Ledger, layout: Layout) -> None:
 def _fill_ours(layout: Layout, level: int) -> None:
     client = MlflowClient(layout.mlflow_uri)
     there = _trial_runs(client, "overhead")
+    if len(there) >= level:
+        return
     tags = (
         {"ude.trial": trial_name(number), "mlflow.runName": f"trial {trial_name(number)}"}
         for number in range(len(there), level)

@@ -12,7 +12,7 @@ from study.trainable import NoiseTrainable
 from ude_core.trial import Trial
 
 SPANS = "engine_spans"
-"""The folder under the root with one file a worker: `[began, ended]` a line, in Unix seconds."""
+"""The folder under the root with one file a worker: `[began, ended, trial]` a line, Unix seconds."""
 
 T = TypeVar("T")
 
@@ -39,6 +39,6 @@ class TimedTrainable(NoiseTrainable):
                 return call()
             finally:
                 with self._spans.open("a") as stream:
-                    stream.write(json.dumps([began, time.time()]) + "\n")
+                    stream.write(json.dumps([began, time.time(), self._number]) + "\n")
 
         return timed

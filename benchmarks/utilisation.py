@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -62,7 +64,7 @@ def utilisation() -> tuple[float, dict[str, Any]]:
         ]
     spans = [span for worker in workers for span in worker]
     first, last = min(span[0] for span in spans), max(span[1] for span in spans)
-    inside = sum(end - start for start, end in spans)
+    inside = sum(end - start for start, end, _ in spans)
     own = sum(last - worker[0][0] for worker in workers)
     return inside / (WORKERS * (last - first)), {
         "trials": TRIALS,
@@ -71,7 +73,24 @@ def utilisation() -> tuple[float, dict[str, Any]]:
         "wall seconds, first step to last end": round(last - first, 1),
         "start-up seconds before the first step": round(first - began, 1),
         "counted from each worker's own first step": round(inside / own, 4),
+        "idle seconds a trial, within it": round(_idle(workers, same_trial=True) / TRIALS, 3),
+        "idle seconds a trial, before the next": round(
+            _idle(workers, same_trial=False) / TRIALS, 3
+        ),
+        "idle seconds at the start and the end": round(
+            sum(worker[0][0] - first + last - worker[-1][1] for worker in workers), 1
+        ),
     }
+
+
+def _idle(workers: Sequence[Sequence[Sequence[float]]], *, same_trial: bool) -> float:
+    """Return the seconds between a worker's spans, of one trial or of two."""
+    return sum(
+        after[0] - before[1]
+        for worker in workers
+        for before, after in pairwise(worker)
+        if (before[2] == after[2]) is same_trial
+    )
 
 
 def _budget(config: StudyConfig, root: Path) -> int:

@@ -271,8 +271,8 @@ def planned_queries(
 ) -> int:
     """Return an upper bound of the queries a trial will spend, without running it.
 
-    `scored_size` images are scored, and `looks` counts the paid looks (`rungs`). `diseases` and `head_epochs` decide what training the
-    heads may cost where that takes queries (bias_adv).
+    `scored_size` images are scored, and `looks` counts the paid looks (`rungs`). `diseases` and
+    `head_epochs` decide what training the heads may cost where that takes queries (bias_adv).
     """
     if learns_noise(method.name):
         return plan(method, train_size).queries + scored_size * (1 + controls + looks)
