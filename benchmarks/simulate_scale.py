@@ -7,6 +7,7 @@ What is measured is the driver's own time; files that workers write are linked i
 trials are recorded in MLflow, since each costs the same.
 
     python -m benchmarks.simulate_scale [--trials N] [--workers N] [--recorded N]
+        [--database SQLite|PostgreSQL]
 """
 
 from __future__ import annotations
@@ -84,13 +85,19 @@ def simulated_scale() -> tuple[float, dict[str, Any]]:
 
 
 def simulate(
-    trials: int, workers: int, recorded: int, on_epoch: Epoch | None = None
+    trials: int,
+    workers: int,
+    recorded: int,
+    on_epoch: Epoch | None = None,
+    database: str | None = None,
 ) -> Iterator[tuple[str, float, dict[str, Any]]]:
-    """Run the simulation on every database there is; yield its name, the growth, the details.
+    """Run the simulation on one database, or every one; yield its name, the growth, the details.
 
     `on_epoch` also hears of every epoch of every trial, as a scheduler does, in the driver's time.
     """
     for name, storage in _databases():
+        if database not in {None, name}:
+            continue
         with storage as url, tempfile.TemporaryDirectory() as folder:
             growth, found = _simulate(
                 Path(folder), url, trials, workers, recorded if url is None else 0, on_epoch
@@ -342,9 +349,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--workers", type=int, default=WORKERS)
     parser.add_argument("--recorded", type=int, default=RECORDED)
+    parser.add_argument("--database", choices=["SQLite", "PostgreSQL"])
     given = parser.parse_args()
     growths = []
-    for name, growth, details in simulate(given.trials, given.workers, given.recorded):
+    for name, growth, details in simulate(
+        given.trials, given.workers, given.recorded, database=given.database
+    ):
         growths.append(growth)
         for key, value in details.items():
             print(f"{name}: {key}: {value}", flush=True)

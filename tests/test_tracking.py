@@ -180,6 +180,57 @@ def test_the_tracker_records_in_the_background_and_catches_up(
     )
 
 
+def test_a_short_trial_is_written_once_and_with_its_own_times(
+    ledger: Ledger, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    log_batch = MlflowClient.log_batch
+
+    def counting(self: MlflowClient, run_id: str, *args: Any, **kwargs: Any) -> None:
+        written.append(run_id)
+        log_batch(self, run_id, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counting)
+    monkeypatch.setattr(tracking_module, "_GATHER_SECONDS", 60.0)
+    tracker = Tracker(ledger, layout)
+    tracker.start()
+    short, failing = ledger.ask(), ledger.ask()
+    for trial in (short, failing):
+        tracker.started(trial)
+    for epoch in (EPOCH, replace(EPOCH, epoch=2, seconds=1.5)):
+        tracker.epoch(short.number, asdict(epoch))
+        tracker.epoch(failing.number, asdict(epoch))
+    both = (EPOCH, replace(EPOCH, epoch=2, seconds=1.5))
+    save_result(replace(RESULT, curve=both), ledger.places.trial(short.number))
+    tracker.finished(ledger.tell(short.number, replace(RESULT, curve=both)))
+    tracker.finished(ledger.fail(failing.number, "OSError: the disk"))
+    assert tracker.close(complete=True) == ()
+    found, client = recorded(layout), MlflowClient(layout.mlflow_uri)
+    for number, status in ((0, "FINISHED"), (1, "FAILED")):
+        run, record = found[f"trial 0000{number}"], ledger.trial(number)
+        assert written.count(run.info.run_id) == 1
+        assert run.info.status == status
+        assert record.started is not None
+        assert run.info.start_time == round(1000 * record.started.timestamp())
+        assert run.info.end_time >= run.info.start_time
+        assert run.data.params["step_size"] == str(record.params["step_size"])
+        history = client.get_metric_history(run.info.run_id, "epoch/loss")
+        assert [point.step for point in history] == [1, 2]
+
+
+def test_epochs_written_before_are_not_written_again(ledger: Ledger, layout: Layout) -> None:
+    runs = StudyRuns(ledger.config, layout)
+    assignment = ledger.ask()
+    runs.started(assignment, ledger.trial(0).started)
+    runs.epochs(0, [EPOCH], ledger.trial(0).started)
+    runs.finished(
+        ledger.tell(0, RESULT), [replace(EPOCH, seconds=9.0), replace(EPOCH, epoch=2, seconds=9.5)]
+    )
+    run = recorded(layout)["trial 00000"]
+    history = MlflowClient(layout.mlflow_uri).get_metric_history(run.info.run_id, "epoch/loss")
+    assert [point.step for point in history] == [1, 2]
+
+
 def test_a_server_that_is_away_is_reported_and_made_up_for(
     ledger: Ledger, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
