@@ -27,7 +27,7 @@ from study.spaces import method_of
 from study.sweep import launch
 from ude_core.trial import Trial
 
-WORKERS, TRIALS, SECONDS = 2, 8, 20.0
+WORKERS, TRIALS, SECONDS = 2, 16, 20.0
 SPACE = """\
 seed: 7
 cohort: {kind: phantom, patients: 600, seed: 1}

@@ -39,7 +39,7 @@ from ude_core.types import Progress
 CHECKPOINT_SECONDS = 0.25
 """How much of a trial a killed worker may have to repeat, beside the epoch it is in."""
 
-CHECKPOINT_SHARE = 0.03
+CHECKPOINT_SHARE = 0.01
 """The share of a worker's time that checkpoints may take: on slow storage they come less often."""
 
 LONGEST_SECONDS = 1.0
@@ -48,11 +48,11 @@ LONGEST_SECONDS = 1.0
 STORED_CHECKPOINT_SECONDS = 15.0
 """The same where a checkpoint travels to a store."""
 
-STEP_SECONDS = 1.0
-"""How long a worker may be deaf to Tune, beside the iteration it is in."""
+STEP_SECONDS = 2.0
+"""How long a worker may be deaf to Tune, beside the iteration it is in. It waits while it reports."""
 
-STEPS_A_SECOND = 100
-"""How many steps all workers together may report: with more workers than that, steps are longer."""
+REPORTING_WORKERS = 200
+"""From so many workers on, steps are longer: all together report a hundred times a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class NoiseTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Learn for a moment, at most an epoch; when all is learnt, score and write the result."""
+        """Learn for a moment; when all is learnt, score and write the result."""
         try:
             return self._step()
         except FencedError as error:
@@ -206,10 +206,10 @@ class NoiseTrainable(tune.Trainable):
         if not trial.finished:
             waiting = len(trial.rungs) > self._decided
             seconds = step_seconds(self._config.resources.workers)
-            progress = None if waiting else _advance(trial, seconds)
+            progress = None if waiting else self._advance(trial, seconds)
             if len(trial.rungs) > self._decided:
                 return self._at_rung(trial, progress)
-            if trial.finished or self._due():
+            if trial.finished:
                 self._checkpoint()
             return {"done": False, "progress": asdict(progress) if progress else None}
         result = trial.result()
@@ -221,6 +221,22 @@ class NoiseTrainable(tune.Trainable):
             (self._folder / name).unlink(missing_ok=True)
         self._files.publish()
         return {"done": True}
+
+    def _advance(self, trial: Trial, seconds: float) -> Progress | None:
+        """Learn for `seconds`, or to a rung or the end; return the last epoch that ended, if one did.
+
+        Shorter epochs are not reported one by one.
+        """
+        deadline = time.monotonic() + seconds
+        latest = None
+        while True:
+            latest = trial.step() or latest
+            if trial.finished or len(trial.rungs) > self._decided:
+                return latest
+            if self._due():
+                self._checkpoint()
+            if time.monotonic() >= deadline:
+                return latest
 
     def _due(self) -> bool:
         pause = min(LONGEST_SECONDS, max(CHECKPOINT_SECONDS, self._save_seconds / CHECKPOINT_SHARE))
@@ -268,16 +284,6 @@ def step_seconds(workers: int) -> float:
     """Return how long a step of each of so many workers lasts, so that the driver keeps up.
 
     >>> step_seconds(8), step_seconds(1000)
-    (1.0, 10.0)
+    (2.0, 10.0)
     """
-    return STEP_SECONDS * max(1.0, workers / STEPS_A_SECOND)
-
-
-def _advance(trial: Trial, seconds: float) -> Progress | None:
-    """Learn to the end of the epoch and return it; None where a rung or `seconds` are over before."""
-    deadline = time.monotonic() + seconds
-    rungs = len(trial.rungs)
-    progress = trial.step()
-    while progress is None and len(trial.rungs) == rungs and time.monotonic() < deadline:
-        progress = trial.step()
-    return progress
+    return STEP_SECONDS * max(1.0, workers / REPORTING_WORKERS)

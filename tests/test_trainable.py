@@ -38,8 +38,9 @@ def ledger(config: StudyConfig, root: Path) -> Iterator[Ledger]:
 
 
 def test_a_worker_runs_one_trial_after_another(
-    config: StudyConfig, root: Path, ledger: Ledger
+    config: StudyConfig, root: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trainable_module, "STEP_SECONDS", 0.0)
     first, second = handed_out(ledger), handed_out(ledger)
     one = worker(config, root, first)
     said = run_to_end(one)
@@ -51,6 +52,25 @@ def test_a_worker_runs_one_trial_after_another(
     assert one.reset_config(second)
     run_to_end(one)
     assert has_result(ledger.places.trial(second["number"]))
+
+
+def test_short_epochs_are_reported_together_and_kept_one_by_one(
+    config: StudyConfig, root: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainable_module, "STEP_SECONDS", 600.0)
+    monkeypatch.setattr(trainable_module, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trainable_module, "CHECKPOINT_SHARE", float("inf"))
+    saved: list[int] = []
+    save = Trial.save
+    monkeypatch.setattr(
+        Trial, "save", lambda self, folder: (saved.append(self.iteration), save(self, folder))
+    )
+    trial = handed_out(ledger)
+    said = run_to_end(worker(config, root, trial))
+    curve = load_result(ledger.places.trial(trial["number"])).curve
+    assert len(curve) > 1
+    assert [step["progress"]["epoch"] for step in said if step.get("progress")] == [len(curve)]
+    assert saved == list(range(1, saved[-1] + 1)), "no iteration would have to be repeated"
 
 
 def test_a_trial_with_a_result_is_not_run_again(
