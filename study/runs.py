@@ -274,7 +274,7 @@ class StudyRuns:
         place = get_artifact_repository(
             self._artifacts[run], tracking_uri=self._client.tracking_uri
         )
-        place.log_artifact(str(path))
+        place.log_artifact(str(path))  # type: ignore[no-untyped-call]
 
     def _parent_tags(self) -> dict[str, str]:
         goals = "".join(f"\n- {goal.direction} `{goal.metric}`" for goal in self._config.objectives)
