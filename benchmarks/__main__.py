@@ -28,8 +28,8 @@ ENGINE: Mapping[str, tuple[str, str]] = {
     "saturated_step": ("saturated_step", "saturated_step"),
     "worker_memory": ("footprint", "worker_memory"),
     "cost_vs_size": ("footprint", "cost_vs_size"),
+    "apply_speed": ("apply_speed", "apply_speed"),
     "coverage": ("coverage", "coverage"),
-    "selection_honesty": ("selection_honesty", "selection_honesty"),
     "cue_overlap": ("cue_overlap", "cue_overlap"),
 }
 """Name → module and function; these need torch and the engine alone."""
@@ -40,7 +40,7 @@ SERVICE: Mapping[str, tuple[str, str]] = {
     "simulated_scale": ("simulate_scale", "simulated_scale"),
     "utilisation": ("utilisation", "utilisation"),
     "pruning_saved": ("pruning_saved", "pruning_saved"),
-    "apply_speed": ("apply_speed", "apply_speed"),
+    "selection_honesty": ("selection_honesty", "selection_honesty"),
 }
 """The same for those that need Ray, Optuna and MLflow."""
 

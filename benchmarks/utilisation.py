@@ -4,7 +4,8 @@ A study is launched the product's way, Ray and all, on two workers; the budget o
 so that one trial takes about 20 s here. Engine time is the wall time of `Trial.step` and
 `Trial.result`, written down by the workers. The wall runs from the first trial's first step to the
 end of the last trial: whatever the workers wait for in between (searcher, ledger, MLflow, Tune,
-checkpoints, results) counts against it, and so does the wait for the other worker at either end.
+checkpoints, results) counts against it, and so does the wait for the other worker at either end, which
+is up to a trial long where the machine is shared and the workers are not equally fast.
 The start of Ray and of the workers' processes comes before, and is told apart.
 """
 

@@ -63,7 +63,9 @@ def begin(
                 state=TrialState.RUNNING,
                 datetime_start=_stored(started),
             )
-            trial_id = int(rows.execute(new).inserted_primary_key[0])  # type: ignore[index]
+            key = rows.execute(new).inserted_primary_key
+            assert key is not None
+            trial_id = int(key[0])
             _add_params(rows, trial_id, params, searched)
             if notes:
                 rows.execute(
@@ -185,7 +187,7 @@ def _transaction(storage: RDBStorage) -> Iterator[sa.Connection]:
         raise StorageInternalError(str(error)) from error
 
 
-def _locked(rows: sa.Connection, trial_id: int) -> sa.Row[Any, Any, Any]:
+def _locked(rows: sa.Connection, trial_id: int) -> Any:
     wanted = sa.select(_TRIALS.c.number, _TRIALS.c.state, _TRIALS.c.datetime_start)
     return rows.execute(wanted.where(_TRIALS.c.trial_id == trial_id).with_for_update()).one()
 

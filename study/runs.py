@@ -119,7 +119,8 @@ class StudyRuns:
         closed = self._states.get(key, "running") != "running"
         run = self._trial_run(assignment.number, began)
         if key not in self._described:
-            self._log(run, params=self._description(assignment.number, assignment.params))
+            params, tags = self._description(assignment.number, assignment.params)
+            self._log(run, params=params, tags=tags)
             self._described.add(key)
         if closed:
             self._client.update_run(run, status="RUNNING")
@@ -138,7 +139,9 @@ class StudyRuns:
         """Record everything of a finished trial, and close its run."""
         key = trial_name(record.number)
         run = self._trial_run(record.number, record.started)
-        params = {} if key in self._described else self._description(record.number, record.params)
+        params, marks = (
+            ({}, {}) if key in self._described else self._description(record.number, record.params)
+        )
         timestamp, known = _milliseconds(record.ended), self._epochs.get(key, 0)
         metrics = [
             *_curve_metrics((one for one in curve if one.epoch > known), record.started),
@@ -165,7 +168,12 @@ class StudyRuns:
                 atomic_write(picture, png_bytes(noise_map(load_noise(record.folder))))
                 self._keep_file(run, picture)
             # The state goes last: without it the next launch records this trial again.
-            self._log(run, metrics=metrics, params=params, tags={**tags, _STATE_TAG: record.state})
+            self._log(
+                run,
+                metrics=metrics,
+                params=params,
+                tags={**marks, **tags, _STATE_TAG: record.state},
+            )
             self._described.add(key)
         finally:
             self._client.set_terminated(run, _STATUS[record.state], end_time=timestamp)
@@ -251,11 +259,15 @@ class StudyRuns:
         tags = {_STUDY_TAG: self._config.name, _TRIAL_TAG: key, "mlflow.parentRunId": self._parent}
         return self._ensure_run(key, tags, f"trial {key}", began)
 
-    def _description(self, number: int, params: Parameters) -> dict[str, str]:
+    def _description(
+        self, number: int, params: Parameters
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """Return what a trial's run says of its method, as params and as tags."""
         method = method_of(self._config, params)
         read = settings_read(method.name)
         kept = {name: value for name, value in asdict(method).items() if name in read}
-        return {name: str(value) for name, value in {**kept, "trial": number}.items()}
+        shown = {name: str(value) for name, value in {**kept, "trial": number}.items()}
+        return shown, {"ude.method": method.name}
 
     def _keep_file(self, run: str, path: Path) -> None:
         # The client's own `log_artifact` reads the whole run again to learn this address.

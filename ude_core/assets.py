@@ -58,6 +58,8 @@ class StudyAssets:
     @property
     def clean_scored(self) -> Embeddings:
         """φ(x) of the images that noises are scored on, in the order of `scored`."""
+        if len(self.scored) == len(self.development):
+            return self.clean
         return self.clean[np.searchsorted(self.development, self.scored)]
 
 

@@ -164,9 +164,9 @@ def fit_probe(
 
     The convex problem is solved to convergence (L-BFGS, float64), so the probe has no seed.
     """
-    data = embeddings.double()
+    data = embeddings.to(torch.float64, copy=True)  # the one copy: a worker's memory is counted
     centre, scale = data.mean(0), data.std(0, correction=0).clamp_min(1e-12).reciprocal()
-    data = (data - centre) * scale
+    data.sub_(centre).mul_(scale)
     target = torch.as_tensor(targets, dtype=torch.long)
     weight = torch.zeros(data.shape[1], classes, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)

@@ -257,8 +257,8 @@ def attribute_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAsset
     """Return what the embeddings of `assets.scored` still tell of the validation patients' attribute.
 
     attribute_auc_frozen: of g, percentage points; under 50 its prediction is flipped.
-    attribute_auc_retrained: of a fresh linear probe trained on the edited training images of
-    `assets.probe`.
+    attribute_auc_retrained: of a fresh linear probe trained on the edited training images
+    (`assets.probe`).
     attribute_auc_retrained_mlp: of a fresh small network, trained on the same.
     attribute_cross_entropy: of g, nats; log(groups) is perfect confusion.
     """
@@ -266,13 +266,10 @@ def attribute_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAsset
     train = np.searchsorted(assets.scored, chosen.train)
     validation = np.searchsorted(assets.scored, chosen.evaluation)
     truth = cohort.attribute[chosen.evaluation]
-    told = cohort.attribute[chosen.train]
-    probe = fit_probe(embeddings[train], told, classes=len(cohort.groups))
+    known, told = embeddings[train], cohort.attribute[chosen.train]
+    probe = fit_probe(known, told, classes=len(cohort.groups))
     network = fit_mlp_probe(
-        embeddings[train],
-        told,
-        classes=len(cohort.groups),
-        rng=torch_generator(assets.seed, "mlp probe"),
+        known, told, classes=len(cohort.groups), rng=torch_generator(assets.seed, "mlp probe")
     )
     frozen = assets.attribute_head.logits(embeddings[validation])[0]
     entropy = attribute_cross_entropy(frozen, torch.as_tensor(truth))
