@@ -45,10 +45,9 @@ def confirm_named(
     if front is not None and front.repeats == repeats:
         points |= {point.trial: point for point in front.points}
     fronts = {disease: front_of(study, disease) for disease in study.config.cohort.diseases}
-    missing = {
-        trial: tuple(
-            disease for disease, one in fronts.items() if trial in {p.trial for p in one.best}
-        )
+    # As of no front: whether a front's point stands is judged beside all the others of its front.
+    missing: dict[int, tuple[str, ...]] = {
+        trial: ()
         for trial, controls in wanted.items()
         if trial not in points or (controls > 0 and not points[trial].random)
     }

@@ -13,11 +13,13 @@ from typing import Literal
 
 from study.pareto import MEAN
 from study.pareto_views import title
-from study.report.choices import NOTHING_LEARNT, method_title
+from study.report.choices import method_title
 from study.report.collect import Ablation
 from study.report.tables import Raw, csv_text, raw
 from study.spaces import method_of
-from ude_core.types import Interval, Measured, MethodConfig
+from ude_core.baselines.base import learns_noise
+from ude_core.baselines.registry import settings_read
+from ude_core.types import Interval, Measured, MethodConfig, MethodName
 
 Knob = Literal["regularization", "local_iterations"]
 PANELS: tuple[tuple[str, ...], ...] = (("eo_negative_gap", "eo_positive_gap"), ("accuracy",))
@@ -96,12 +98,12 @@ class Sweep:
 
 def sweep_of(source: Ablation, knob: Knob) -> Sweep:
     """Return how `knob` was varied in a study; of trials that learnt a noise and used the knob."""
-    without = NOTHING_LEARNT | (_NO_R if knob == "local_iterations" else frozenset())
+    without = _NO_R if knob == "local_iterations" else frozenset()
     diseases = source.config.cohort.diseases
     settings: dict[int, MethodConfig] = {}
     for point in source.fronts[MEAN].points:
         method = method_of(source.config, point.params)
-        if method.name not in without:
+        if learns_noise(method.name) and method.name not in without:
             settings[point.trial] = method
     values = {float(getattr(method, knob)) for method in settings.values()}
     varied = len(values) > 1
@@ -151,16 +153,17 @@ def _dots(
 
 def _others(settings: Mapping[int, MethodConfig], knob: Knob) -> tuple[str, ...]:
     """Return the settings, other than `knob`, that differ between two trials of one method."""
-    by_method: dict[str, list[MethodConfig]] = {}
+    by_method: dict[MethodName, list[MethodConfig]] = {}
     for method in settings.values():
         by_method.setdefault(method.name, []).append(method)
-    fields = [
-        field for field in MethodConfig.__dataclass_fields__ if field not in (knob, "queries")
-    ]
     return tuple(
         field
-        for field in fields
-        if any(len({getattr(m, field) for m in some}) > 1 for some in by_method.values())
+        for field in MethodConfig.__dataclass_fields__
+        if field not in (knob, "queries")
+        and any(
+            field in settings_read(name) and len({getattr(m, field) for m in some}) > 1
+            for name, some in by_method.items()
+        )
     )
 
 

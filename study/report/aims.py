@@ -18,7 +18,7 @@ def aims_table(found: Collected, regions: Sequence[Regions]) -> Table | None:
 
     None where nobody knows where the cue is: for every cohort that is no phantom.
     """
-    from study.sections import PhantomCohort
+    from study.cohort_sections import PhantomCohort
     from ude_core.cohorts.phantom import phantom_masks
     from ude_core.saliency import lift
 

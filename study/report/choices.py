@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from study.config import StudyConfig
 from study.minimax import minimax_choice
 from study.pareto import MEAN, WORST, Front, Point
-from study.spaces import method_of
+from ude_core.baselines.base import learns_noise
 from ude_core.errors import UserError
-from ude_core.types import Interval, Measured
+from ude_core.types import Interval, Measured, MethodName
 
 ACCURACY_TOLERANCE_PP = 2.0
 RULE = (
@@ -31,9 +30,6 @@ TITLES: Mapping[str, str] = {
 }
 """The rows of Table 2, in the paper's order, and the control that the paper has not."""
 
-NOTHING_LEARNT = frozenset({ERM, RANDOM, "sketch", "group_dro", "batch_sampling", "bias_adv"})
-"""Methods whose trials are no learnt noise: no λ, no R, no picture of an edit, no transfer."""
-
 
 def method_title(name: str) -> str:
     """Return a method's name for people.
@@ -44,11 +40,11 @@ def method_title(name: str) -> str:
     return TITLES.get(name, f"{name} (not in the paper)")
 
 
-def methods_of(front: Front, config: StudyConfig) -> dict[str, list[Point]]:
+def methods_of(front: Front) -> dict[MethodName, list[Point]]:
     """Return the complete trials of each method, in the order of Table 2, then by name."""
-    found: dict[str, list[Point]] = {}
+    found: dict[MethodName, list[Point]] = {}
     for point in front.points:
-        found.setdefault(method_of(config, point.params).name, []).append(point)
+        found.setdefault(point.method, []).append(point)
     order = list(TITLES)
     places = {name: order.index(name) if name in order else len(order) for name in found}
     return {name: found[name] for name in sorted(found, key=lambda name: (places[name], name))}
@@ -69,35 +65,35 @@ def best(points: Iterable[Point], erm: Mapping[str, Measured]) -> Point | None:
     return min(near or known, key=_rank, default=None)
 
 
-def best_by_method(fronts: Mapping[str, Front], config: StudyConfig) -> dict[str, int]:
+def best_by_method(fronts: Mapping[str, Front]) -> dict[MethodName, int]:
     """Return each method's trial for Table 2: `best` by the mean over the diseases."""
     front = fronts[MEAN]
-    chosen = {name: best(points, front.erm) for name, points in methods_of(front, config).items()}
+    chosen = {name: best(points, front.erm) for name, points in methods_of(front).items()}
     return {name: point.trial for name, point in chosen.items() if point is not None}
 
 
-def best_by_disease(fronts: Mapping[str, Front], config: StudyConfig) -> dict[str, int]:
+def best_by_disease(fronts: Mapping[str, Front], diseases: Sequence[str]) -> dict[str, int]:
     """Return, by disease, the trial whose noise is best for it (`best`); only of learnt noises."""
     chosen: dict[str, int] = {}
-    for disease in config.cohort.diseases:
-        point = best(learnt(fronts[disease], config), fronts[disease].erm)
+    for disease in diseases:
+        point = best(learnt(fronts[disease]), fronts[disease].erm)
         if point is not None:
             chosen[disease] = point.trial
     return chosen
 
 
-def minimax_trial(fronts: Mapping[str, Front], config: StudyConfig) -> int | None:
+def minimax_trial(fronts: Mapping[str, Front]) -> int | None:
     """Return the ONE learnt noise for all diseases, by validation (`study.minimax`), or None."""
     worst = fronts[WORST]
     try:
-        return minimax_choice(replace(worst, points=tuple(learnt(worst, config)))).trial
+        return minimax_choice(replace(worst, points=tuple(learnt(worst)))).trial
     except UserError:
         return None
 
 
-def learnt(front: Front, config: StudyConfig) -> Sequence[Point]:
+def learnt(front: Front) -> Sequence[Point]:
     """Return the front's points that learnt a universal noise: those a bundle can hold."""
-    return [p for p in front.points if method_of(config, p.params).name not in NOTHING_LEARNT]
+    return [point for point in front.points if learns_noise(point.method)]
 
 
 def _measured(points: Iterable[Point]) -> list[Point]:

@@ -10,20 +10,22 @@ from study.config import StudyConfig
 from study.confirm import Confirmation, ConfirmedPoint, confirm, load_confirmation
 from study.confirm_named import confirm_named
 from study.names import Layout
-from study.pareto import MEAN, WORST, Front, Levelling, front_of, levelling, scoped
+from study.pareto import MEAN, WORST, Front, Levelling, front_of
 from study.records import TrialRecord
 from study.report.choices import (
     ERM,
-    NOTHING_LEARNT,
     RANDOM,
     best_by_disease,
     best_by_method,
     methods_of,
     minimax_trial,
 )
-from study.spaces import method_of
+from study.standing import shown_levelling
+from ude_core.baselines.base import learns_noise
+from ude_core.cohorts.bias import confirmation_draws
+from ude_core.cohorts.cells import CellTable, cell_table
 from ude_core.errors import UserError
-from ude_core.types import Interval, Measured
+from ude_core.types import Interval, Measured, MethodName
 
 if TYPE_CHECKING:
     from study.api import Study
@@ -78,14 +80,13 @@ class Collected:
             raise KeyError(trial)
         return found
 
-    def method_of(self, trial: int) -> str:
+    def method_of(self, trial: int) -> MethodName:
         """Return the name of a trial's method."""
-        return method_of(self.config, self.records[trial].params).name
+        return self.records[trial].method
 
     def levelling(self, trial: int, disease: str) -> Levelling:
         """Return whom a named trial helped or hurt on the test split, against ERM there."""
-        ours = scoped(self.tested(trial).metrics, disease, self.diseases)
-        return levelling(ours, scoped(self.named.erm, disease, self.diseases))
+        return shown_levelling(self.tested(trial).metrics, disease)
 
     def row(self, method: str) -> Mapping[str, Measured] | None:
         """Return a method's test metrics, `<disease>/<metric>`; None where it was not run.
@@ -131,16 +132,18 @@ def collect(study: Study, say: Say) -> Collected:
     confirmation, fresh = confirm(study, repeats=settings.repeats, controls=settings.controls)
     queries = confirmation.queries if fresh else 0
     fronts = fronts_of(study)
-    methods = {name: trial for name, trial in best_by_method(fronts, config).items() if name != ERM}
-    by_disease = best_by_disease(fronts, config)
-    one_for_all = minimax_trial(fronts, config)
+    methods: dict[str, int] = {
+        name: trial for name, trial in best_by_method(fronts).items() if name != ERM
+    }
+    by_disease = best_by_disease(fronts, config.cohort.diseases)
+    one_for_all = minimax_trial(fronts)
     wanted = {point.trial: 0 for point in confirmation.points}
     wanted |= dict.fromkeys(by_disease.values(), 0)
     if one_for_all is not None:
         wanted[one_for_all] = 0
     compared = {
-        trial: confirmation.controls if _has_controls(name, study.ledger.trial(trial)) else 0
-        for name, trial in methods.items()
+        trial: confirmation.controls if _has_controls(study.ledger.trial(trial)) else 0
+        for trial in methods.values()
     }
     wanted |= compared
     say(f"confirming the trials of the tables ({len(wanted)} in all)")
@@ -162,8 +165,15 @@ def collect(study: Study, say: Say) -> Collected:
         study_queries=study.ledger.queries(),
         fingerprints=study.ledger.fingerprints,
         queries=queries + paid + materials.assets.queries,
-        ran={name: len(points) for name, points in methods_of(fronts[MEAN], config).items()},
+        ran={name: len(points) for name, points in methods_of(fronts[MEAN]).items()},
     )
+
+
+def cells_of(found: Collected) -> CellTable:
+    """Return the cells of the cohort, of its splits, and of a draw of every kind."""
+    cohort, assets = found.materials.cohort, found.materials.assets
+    tested = confirmation_draws(cohort, assets.split, assets.bias, 1, assets.seed)
+    return cell_table(cohort, assets.split, assets.draws, tested)
 
 
 def fronts_of(study: Study) -> dict[str, Front]:
@@ -176,10 +186,10 @@ def ablation_of(study: Study) -> Ablation:
     return Ablation(study.name, study.config, fronts_of(study))
 
 
-def _has_controls(method: str, record: TrialRecord) -> bool:
+def _has_controls(record: TrialRecord) -> bool:
     """Return whether random noise of a trial's norm is something to hold it against."""
     norm = record.metrics.get("noise_l2")
-    return method not in NOTHING_LEARNT and isinstance(norm, Interval) and norm.mean > 0
+    return learns_noise(record.method) and isinstance(norm, Interval) and norm.mean > 0
 
 
 def _earlier(study: Study) -> Confirmation | None:

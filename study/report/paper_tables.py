@@ -9,10 +9,8 @@ from study.pareto import MEAN, scoped
 from study.pareto_views import title
 from study.report.choices import RANDOM, RULE, TITLES, method_title
 from study.report.collect import Collected
-from study.report.tables import Cell, Raw, Table, cell_of, ranks, raw
-from ude_core.cohorts.base import Cohort
-from ude_core.cohorts.bias import LABEL_NAMES, describe, train_cells
-from ude_core.cohorts.splits import Split
+from study.report.tables import NOTHING, Cell, Raw, Table, cell_of, ranks, raw
+from ude_core.cohorts.cells import LEAST_SHOWN, CellTable, Part
 from ude_core.types import BiasConfig, Measured
 
 METRICS: Mapping[str, str] = {
@@ -23,33 +21,37 @@ METRICS: Mapping[str, str] = {
     "tpr_ratio_gap": "DI of TPR ↓",
     "accuracy": "accuracy ↑",
 }
-SMALLEST_COUNT = 5
+SMALLEST_COUNT = LEAST_SHOWN
+_PARTS: Mapping[Part, str] = {
+    "draw_train": "train draw",
+    "draw_validation": "validation draw",
+    "confirm_test": "test draw",
+    "train": "train",
+    "validation": "validation",
+    "test": "test",
+    "all": "all",
+}
+_SPLIT: tuple[Part, ...] = ("train", "validation", "test")
 
 
-def table1(cohort: Cohort, split: Split, bias: BiasConfig) -> Table:
+def table1(cells: CellTable, bias: BiasConfig) -> Table:
     """Return the images per cell: how many a draw takes, and how many each split holds.
 
     A count of 1 to 4 is not printed (a cell so small may point at somebody), nor the total that
     would give it away.
     """
-    drawn = train_cells(bias, cohort.groups)
-    counts = describe(cohort, split)
-    header = ("disease", "label", "group")
-    taken = ("train draw", "validation draw", "test draw")
-    held = ("train", "validation", "test", "all")
+    counts = cells.wide()
+    parts = [part for part in _PARTS if part in counts.columns]
+    names = [name for name in counts.columns if name not in cells.parts]
     rows: list[tuple[Cell, ...]] = []
     data: list[tuple[Raw, ...]] = []
-    label_of = {name: label for label, name in LABEL_NAMES.items()}
     for line in counts.to_dict("records"):
-        cell = (str(line["group"]), label_of[str(line["label"])])
-        named = (title(str(line["disease"])), str(line["label"]), str(line["group"]))
-        draws = (drawn[cell], bias.validation_per_cell, bias.test_per_cell)
-        small = any(0 < int(line[part]) < SMALLEST_COUNT for part in held[:3])
-        shown = [_count(int(line[part])) if part != "all" or not small else "–" for part in held]
-        rows.append(
-            (*map(Cell, named), *(Cell(f"{count:,}") for count in draws), *map(Cell, shown))
-        )
-        data.append((*named, *draws, *(text.replace(",", "") for text in shown)))
+        named = [str(line[name]) for name in names]
+        small = any(0 < int(line[part]) < SMALLEST_COUNT for part in _SPLIT if part in parts)
+        shown = [NOTHING if part == "all" and small else _count(int(line[part])) for part in parts]
+        rows.append((*(Cell(title(name)) for name in named), *map(Cell, shown)))
+        data.append((*named, *(text.replace(",", "") for text in shown)))
+    columns = tuple(cells.confounder if name == "stratum" else name for name in names)
     return Table(
         slug="table1",
         file="table1",
@@ -61,9 +63,9 @@ def table1(cohort: Cohort, split: Split, bias: BiasConfig) -> Table:
             "patient holds; heads are trained on train and validation together. A count of 1 to "
             f"{SMALLEST_COUNT - 1} is not printed."
         ),
-        columns=(*header, *taken, *held),
+        columns=(*columns, *(_PARTS[part] for part in parts)),
         rows=tuple(rows),
-        header=(*header, *taken, *held),
+        header=(*names, *parts),
         data=tuple(data),
     )
 
@@ -198,7 +200,8 @@ def chosen_table(found: Collected) -> Table:
             "Random noises beaten: the share, in percent, of norm-matched random noises whose "
             "EO gap on the test split, averaged over the diseases, is larger. Against ERM, by every "
             "group's TPR and TNR on the test split: lifted (some rose, none fell), traded (both), "
-            "levelled-down (some fell, none rose), unchanged (none by more than a point)."
+            "levelled-down (some fell, none rose), unchanged (no change was shown: every 95 % "
+            "interval of the paired difference holds 0)."
         ),
         columns=columns,
         rows=tuple(rows),

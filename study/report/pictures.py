@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Bool, UInt8
 
 from study.confirm import load_noise
-from study.report.choices import NOTHING_LEARNT, method_title
+from study.report.choices import method_title
 from study.report.collect import Collected
 from study.report.tables import Raw, csv_text, raw
 from study.spaces import method_of
+from ude_core.baselines.base import learns_noise
 from ude_core.cohorts.base import NEGATIVE, POSITIVE
-from ude_core.cohorts.bias import LABEL_NAMES
+from ude_core.cohorts.cells import LABEL_NAMES
 from ude_core.cohorts.mean_film import LARGEST_CROWD, SMALLEST_CROWD, mean_film
 from ude_core.fidelity import fidelity
 from ude_core.noise import LEVELS, apply_noise, to_pixels
@@ -77,7 +78,7 @@ class Edit:
 
 def edits_of(found: Collected) -> list[Edit]:
     """Return the noises to picture: white-box and GeZO, and where neither ran, what was learnt."""
-    learnt = [name for name in found.methods if name not in NOTHING_LEARNT]
+    learnt = [name for name, trial in found.methods.items() if learns_noise(found.method_of(trial))]
     names = [name for name in PAPERS if name in learnt] or learnt[:2]
     return [_edit(found, name) for name in names]
 

@@ -11,7 +11,7 @@ from study.provenance import commit, package_versions
 from study.report.ablation import Knob, Sweep, caption, sweep_of
 from study.report.aims import aims_table
 from study.report.choices import RULE, TITLES
-from study.report.collect import Ablation, Collected, Say, ablation_of, collect
+from study.report.collect import Ablation, Collected, Say, ablation_of, cells_of, collect
 from study.report.draw import pairs_png, regions_png, sweep_png
 from study.report.live import sweep_figure
 from study.report.our_tables import (
@@ -151,7 +151,7 @@ def compose(found: Collected, sweeps: Sequence[Sweep], *, patient_images: bool) 
         warning=_PATIENTS if films == "patient" else "",
         facts=_facts(found),
         parts=(
-            Part("The cohort", (table1(found.materials.cohort, assets.split, assets.bias),)),
+            Part("The cohort", (table1(cells_of(found), assets.bias),)),
             Part("The methods", (*table2(found), chosen_table(found)), text=table2_note(found)),
             Part("The settings", figures=tuple(figures)),
             Part("The edit", figures=pictures),
