@@ -36,7 +36,7 @@ class ImageRows:
 class EditedImages:
     """Every image of `source` under `edit`, which sees some of them at a time, in 8 bits."""
 
-    source: ImageArray | ImageRows
+    source: Images
     edit: Callable[[ImageArray], ImageArray]
 
     def __len__(self) -> int:
