@@ -64,8 +64,8 @@ class DiseaseTask:
     @property
     def cells(self) -> Int[np.ndarray, " chosen"]:
         """Each image's (attribute, label) cell, as 2·attribute + label."""
-        numbers: Int[np.ndarray, " chosen"] = 2 * self.attribute + self.head.targets
-        return numbers
+        cells: Int[np.ndarray, " chosen"] = 2 * self.attribute + self.head.targets
+        return cells
 
 
 @dataclass(frozen=True, slots=True, eq=False)
