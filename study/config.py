@@ -142,19 +142,19 @@ class StudyConfig(Section):
 
     def _surrogate_problems(self) -> Iterator[tuple[DocumentPath, str]]:
         searched, methods = self.search.get("name"), self.methods
-        guided, surrogate = "guided" in methods, self.surrogate
-        if guided and surrogate is None:
+        using, surrogate = [name for name in methods if name in USES_SURROGATE], self.surrogate
+        if using and surrogate is None:
             place = ("search", "name") if searched else ("method", "name")
             yield (
                 place,
-                "method guided needs a surrogate: give an open encoder, another than the one "
+                f"method {using[0]} needs a surrogate: give an open encoder, another than the one "
                 "attacked, under surrogate",
             )
-        if surrogate is not None and not guided:
+        if surrogate is not None and not using:
             yield (
                 ("surrogate",),
                 f"surrogate is given and no method uses it ({', '.join(map(str, methods))}; "
-                "expected guided); remove it",
+                f"expected {' or '.join(USES_SURROGATE)}); remove it",
             )
         if surrogate is not None and surrogate.image_size != self.cohort.image_size:
             yield (
@@ -212,6 +212,7 @@ class StudyConfig(Section):
         )
 
 
+USES_SURROGATE = ("guided", "distilled")
 _OF_LEARNT_NOISE = ("_vs_random", "controls_beaten", "psnr_db")
 
 

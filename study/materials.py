@@ -21,6 +21,7 @@ from ude_core.encoders.base import Encoder
 from ude_core.encoders.phantom_vit import load_phantom_vit
 from ude_core.errors import SettingError
 from ude_core.storage import digest, sha256_file
+from ude_core.student import Student
 from ude_core.surrogate import Surrogate, SurrogatePrior, prepare_surrogate
 from ude_core.types import MethodConfig
 
@@ -45,11 +46,15 @@ class Materials:
             known["surrogate"] = self.surrogate.encoder.fingerprint
         return known
 
-    def prior(self, method: MethodConfig) -> SurrogatePrior | None:
+    def prior(self, method: MethodConfig) -> SurrogatePrior | Student | None:
         """Return what guides a trial of `method`; None where nothing does."""
-        if self.surrogate is None or method.name != "guided":
-            return None
-        return self.surrogate.prior(method)
+        match method.name:
+            case "guided" if self.surrogate is not None:
+                return self.surrogate.prior(method)
+            case "distilled" if self.surrogate is not None:
+                return self.surrogate.student(self.assets)
+            case _:
+                return None
 
 
 def load_materials(config: StudyConfig, cache: Path) -> Materials:

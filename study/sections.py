@@ -68,6 +68,10 @@ class MethodSection(Section):
     learning_rate: float = _METHOD.learning_rate
     prior_weight: float = _METHOD.prior_weight
     surrogate_images: int = _METHOD.surrogate_images
+    student_rate: float = _METHOD.student_rate
+    student_lessons: int = _METHOD.student_lessons
+    climb_steps: int = _METHOD.climb_steps
+    target_group: int = _METHOD.target_group
     target_auc_band: float | None = _METHOD.target_auc_band
     pixels: PixelPipeline = _METHOD.pixels
     balance: Balance = _METHOD.balance

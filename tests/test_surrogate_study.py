@@ -140,7 +140,10 @@ def test_the_plan_names_it_and_too_many_images_are_refused(space: Path) -> None:
     ("space_text", "expected"),
     [
         (GUIDED, "method guided needs a surrogate: give an open encoder"),
-        (QUICK + timm_section("surrogate"), "no method uses it (gezo; expected guided); remove"),
+        (
+            QUICK + timm_section("surrogate"),
+            "no method uses it (gezo; expected guided or distilled); remove",
+        ),
         (
             GUIDED + timm_section("surrogate").replace("size: 64, ", "size: 96, "),
             "cohort.image_size is 64 and the surrogate takes 96",

@@ -72,6 +72,11 @@ class Evaluator(Protocol):
     def gradient(self, noise: Noise, minibatch: Indices) -> Gradient:
         """Return the objective of `noise` and its gradient, white-box. Costs B queries."""
 
+    def embed(
+        self, noises: NoiseBatch, minibatches: Int[np.ndarray, "noises batch"]
+    ) -> tuple[Float[Tensor, "noises batch dim"], Evaluation]:
+        """Return the embeddings of each noise's images, and what they say. Costs noises·B queries."""
+
 
 @runtime_checkable
 class Following(Protocol):
@@ -97,6 +102,7 @@ class LocalEvaluator:
     objective: ObjectiveName
     regularization: float  # λ
     pixels: PixelPipeline
+    target_group: int = 0
 
     @torch.inference_mode()
     def evaluate(
@@ -137,6 +143,29 @@ class LocalEvaluator:
         embeddings = embed_images(self.encoder, self.images[rows], noise, self.pixels)
         return self.attribute_head.logits(embeddings)[0]
 
+    @torch.inference_mode()
+    def embed(
+        self, noises: NoiseBatch, minibatches: Int[np.ndarray, "noises batch"]
+    ) -> tuple[Float[Tensor, "noises batch dim"], Evaluation]:
+        """Return the embeddings of each noise's images, and what they say. Costs noises·B queries."""
+        embeddings = torch.stack(
+            [
+                embed_images(self.encoder, self.images[rows], noise, self.pixels)
+                for noise, rows in zip(noises, minibatches, strict=True)
+            ]
+        )
+        logits = self.attribute_head.logits(embeddings)[0]
+        attribute = torch.as_tensor(self.attribute[minibatches])
+        losses = edit_objective(
+            logits,
+            attribute,
+            noises,
+            objective=self.objective,
+            regularization=self.regularization,
+            target_group=self.target_group,
+        )
+        return embeddings, Evaluation(losses, attribute_cross_entropy(logits, attribute))
+
     def gradient(self, noise: Noise, minibatch: Indices) -> Gradient:
         """Return the objective of `noise` and its gradient, white-box. Costs B queries."""
         return BACKWARD.halving(
@@ -161,6 +190,7 @@ class LocalEvaluator:
                 variable[None],
                 objective=self.objective,
                 regularization=self.regularization,
+                target_group=self.target_group,
             )[0]
             share = len(part) / len(minibatch)
             gradient += share * torch.autograd.grad(loss, variable)[0]
@@ -203,6 +233,7 @@ class LocalEvaluator:
             noise,
             objective=self.objective,
             regularization=self.regularization,
+            target_group=self.target_group,
         )
         return torch.stack((losses, attribute_cross_entropy(logits, attribute)))
 

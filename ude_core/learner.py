@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ude_core.baselines.base import learns_noise
+from ude_core.distilled import Distilled, DistilledState, make_distilled
 from ude_core.errors import NonFiniteLossError, SettingError
 from ude_core.evaluator import Evaluator, Following
 from ude_core.noise import noise_l2, zero_noise
@@ -20,6 +21,7 @@ from ude_core.optimizer import AskTellOptimizer, OptimizerState
 from ude_core.optimizers import make_optimizer
 from ude_core.proposals import propose, shuffled, split_rows, state_from, state_parts
 from ude_core.scoring import attribute_auc
+from ude_core.student import Student
 from ude_core.surrogate import SurrogatePrior
 from ude_core.types import Interval, MethodConfig, Noise, Outcome, Progress
 from ude_core.whitebox import Whitebox, WhiteboxState
@@ -52,8 +54,9 @@ class Schedule:
 def plan(method: MethodConfig, images: int) -> Schedule:
     """Return the schedule of a method on `images` training images.
 
-    Ask/tell: R iterations an epoch of 2·C·B queries each. White-box: one pass an epoch, B queries a
-    step. With `method.queries` the whole budget is spent on whole iterations and never exceeded.
+    Ask/tell: R iterations an epoch of 2·C·B queries each; distilled: of C·B. White-box: one pass an
+    epoch, B queries a step. With `method.queries` the whole budget is spent on whole iterations and
+    never exceeded.
     With `method.target_auc_band` (ours) a quarter of the training images, 256 at most, is held out
     of the minibatches, and costs that many queries after every epoch but the last; a trial that
     ends early spends less than planned.
@@ -73,6 +76,8 @@ def plan(method: MethodConfig, images: int) -> Schedule:
     match method.name:
         case "gezo" | "spsa" | "zo_sgd" | "antithetic_adam" | "guided" | "cma_es":
             per_epoch, cost = method.local_iterations, 2 * method.samples * method.batch_size
+        case "distilled":
+            per_epoch, cost = method.local_iterations, method.samples * method.batch_size
         case "whitebox":
             per_epoch, cost = images // method.batch_size, method.batch_size
         case _:
@@ -93,7 +98,8 @@ class NoiseLearner:
     """One noise being learnt: `step` is one local iteration, `advance` the rest of the epoch.
 
     The learner is a pure function of (method, evaluator, seed): stopped and restored anywhere, it
-    ends at the same ε, bit for bit, on the same kind of machine. `prior` is for `guided` alone.
+    ends at the same ε, bit for bit, on the same kind of machine. `prior` is for `guided`, a student
+    for `distilled`, and neither for any other.
     """
 
     def __init__(
@@ -101,7 +107,7 @@ class NoiseLearner:
         method: MethodConfig,
         evaluator: Evaluator,
         seed: int,
-        prior: SurrogatePrior | None = None,
+        prior: SurrogatePrior | Student | None = None,
     ) -> None:
         self.method = method
         self.prior = prior
@@ -114,12 +120,17 @@ class NoiseLearner:
         self._rng = torch.Generator().manual_seed(seed)
         image_size = evaluator.images.shape[-1]
         start = zero_noise(image_size)
-        self._optimizer: AskTellOptimizer[Any] | Whitebox = (
-            Whitebox(learning_rate=method.learning_rate, max_norm=method.max_norm)
-            if method.name == "whitebox"
-            else make_optimizer(method, image_size, prior)
-        )
-        self._state: OptimizerState = self._optimizer.init(start)
+        self._optimizer: AskTellOptimizer[Any] | Whitebox | Distilled
+        self._state: OptimizerState
+        if isinstance(prior, Student):
+            self._optimizer = make_distilled(method, prior, evaluator)
+            self._state = self._optimizer.init(start, self._rng)
+        elif method.name == "whitebox":
+            self._optimizer = Whitebox(learning_rate=method.learning_rate, max_norm=method.max_norm)
+            self._state = self._optimizer.init(start)
+        else:
+            self._optimizer = make_optimizer(method, image_size, prior)
+            self._state = self._optimizer.init(start)
         self._check_rows, self._train_rows = split_rows(
             len(evaluator.images), self.schedule.check_images
         )
@@ -144,6 +155,8 @@ class NoiseLearner:
     @property
     def surrogate_passes(self) -> int:
         """Images through the surrogate so far; 0 without one."""
+        if isinstance(self._optimizer, Distilled):
+            return self.iteration * self._optimizer.passes
         return self.iteration * self.prior.passes if self.prior else 0
 
     @property
@@ -171,6 +184,8 @@ class NoiseLearner:
         try:
             if isinstance(self._optimizer, Whitebox):
                 self._whitebox_step(self._optimizer)
+            elif isinstance(self._optimizer, Distilled):
+                self._distilled_step(self._optimizer)
             else:
                 self._ask_tell_step(self._optimizer)
         except NonFiniteLossError as error:
@@ -197,7 +212,7 @@ class NoiseLearner:
         self._cross_entropy_range = (math.inf, -math.inf)
         if isinstance(self._optimizer, Whitebox):
             self._order = shuffled(self._train_rows, self._rng)
-        else:
+        elif not isinstance(self._optimizer, Distilled):
             self._state = self._optimizer.begin_epoch(self._state)
 
     def _end_epoch(self) -> None:
@@ -238,6 +253,16 @@ class NoiseLearner:
         self._state = optimizer.tell(state, measured.gradient)
         self._loss = measured.loss
         self._observe(torch.tensor([measured.cross_entropy]))
+
+    def _distilled_step(self, optimizer: Distilled) -> None:
+        state = cast(DistilledState, self._state)
+        question = optimizer.ask(state, self._train_rows, self._rng)
+        noises, minibatches = question.noises, question.minibatches
+        embeddings, measured = self.evaluator.embed(noises, minibatches)  # C·B queries
+        self._spent += self.schedule.queries_per_iteration
+        self._loss = float(measured.losses[0])
+        self._observe(measured.cross_entropy)
+        self._state = optimizer.tell(state, question, embeddings, self._train_rows, self._rng)
 
     def _observe(self, cross_entropy: Tensor) -> None:
         low, high = self._cross_entropy_range

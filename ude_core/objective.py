@@ -30,6 +30,14 @@ def uniform_cross_entropy(
     return -torch.log_softmax(logits, dim=-1).mean(-1).mean(-1)
 
 
+def group_margin(
+    logits: Float[Tensor, "*batch images groups"], group: int
+) -> Float[Tensor, "*batch"]:
+    """Return the mean of a group's logit less the mean of the others', in nats: no bound, no sign of a."""
+    others = (logits.sum(-1) - logits[..., group]) / (logits.shape[-1] - 1)
+    return (logits[..., group] - others).mean(-1)
+
+
 def edit_objective(
     logits: Float[Tensor, "candidates images groups"],
     attribute: Int[Tensor, "candidates images"],
@@ -37,17 +45,22 @@ def edit_objective(
     *,
     objective: ObjectiveName,
     regularization: float,
+    target_group: int = 0,
 ) -> Losses:
     """Return the objective of each candidate noise, shape (candidates,), in nats.
 
     cross_entropy: -CE(a, g(φ(x + ε))) + λ‖ε‖₂, Eq. 2 with the norm not squared.
     confusion (ours): the uniform cross-entropy in place of -CE.
+    one_group (ours): minus the margin of `target_group`, so that every image looks like one group's.
+    Its gradients do not cancel between groups, as those of -CE nearly do at ε = 0.
     """
     match objective:
         case "cross_entropy":
             confusion = -attribute_cross_entropy(logits, attribute)
         case "confusion":
             confusion = uniform_cross_entropy(logits)
+        case "one_group":
+            confusion = -group_margin(logits, target_group)
         case _:
             assert_never(objective)
     return confusion + regularization * noise_l2(noises)

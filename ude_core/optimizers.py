@@ -1,7 +1,8 @@
 """From a method to its ask/tell optimiser: the one place that knows them all by name.
 
 gezo is the paper's (Alg. 1). spsa, zo_sgd and cma_es are the field's, offered for comparison;
-antithetic_adam and guided are ours. White-box UDE takes gradients, so it is not one of them.
+antithetic_adam and guided are ours. White-box UDE takes gradients and `distilled` (ours) embeddings,
+so they are not among them.
 """
 
 from __future__ import annotations
@@ -94,6 +95,11 @@ def make_optimizer(
                 step_size=method.step_size,
                 samples=method.samples,
                 max_norm=method.max_norm,
+            )
+        case "distilled":
+            raise SettingError(
+                "method.name is distilled and no student was given (expected a surrogate's); name "
+                "a surrogate, or pass Trial(..., prior=surrogate.student(assets))"
             )
         case "whitebox":
             raise ValueError("whitebox is told gradients, not losses; use whitebox.Whitebox")

@@ -75,6 +75,7 @@ class _Following:
                 evaluator,
                 objective=method.objective,
                 regularization=method.regularization,
+                target_group=method.target_group,
                 pixels=method.pixels,
             ),
             optimizer=optimizer,

@@ -86,6 +86,12 @@ class SpreadEvaluator:
         """Return what the attribute head says of these images under `noise`, measured here."""
         return self._local.attribute_logits(noise, rows)
 
+    def embed(
+        self, noises: NoiseBatch, minibatches: Int[np.ndarray, "noises batch"]
+    ) -> tuple[Float[Tensor, "noises batch dim"], Evaluation]:
+        """Return the embeddings of each noise's images, and what they say, measured here."""
+        return self._local.embed(noises, minibatches)
+
     def gradient(self, noise: Noise, minibatch: Indices) -> Gradient:
         """Return the objective of `noise` and its gradient, measured here."""
         return self._local.gradient(noise, minibatch)

@@ -14,14 +14,15 @@ from jaxtyping import Int
 
 from ude_core.assets import StudyAssets, cached_embeddings
 from ude_core.cohorts.base import Cohort
-from ude_core.encoders.base import Encoder
+from ude_core.encoders.base import Encoder, Teachable
 from ude_core.errors import SettingError
 from ude_core.evaluator import LocalEvaluator
 from ude_core.heads import HeadTask, LinearHeads, train_heads
 from ude_core.image_rows import ImageRows
 from ude_core.seeding import numpy_generator, torch_generator
 from ude_core.storage import digest
-from ude_core.types import Indices, MethodConfig, Noise
+from ude_core.student import Student, make_student
+from ude_core.types import Embeddings, Indices, MethodConfig, Noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +58,24 @@ class Surrogate:
 
     encoder: Encoder
     attribute_head: LinearHeads
+    clean: Embeddings  # of the training images, by this encoder
     cohort: Cohort
     train: Int[np.ndarray, " images"]
     order: Indices
     preparation: int  # passes really paid for the head: 0 where its embeddings were cached
+
+    def student(self, assets: StudyAssets) -> Student:
+        """Return a student with this network, taught nothing but the clean images.
+
+        Raises SettingError where the network cannot be copied.
+        """
+        if not isinstance(self.encoder, Teachable):
+            raise SettingError(
+                f"surrogate {self.encoder.name} cannot learn (expected a network in this process); "
+                "choose another, or method guided"
+            )
+        where = np.searchsorted(assets.development, self.train)
+        return make_student(self.encoder, self.clean, assets.clean[where], assets.attribute_head)
 
     def prior(self, method: MethodConfig) -> SurrogatePrior:
         """Return the prior for `method`, over the first `surrogate_images` of the shuffle.
@@ -76,6 +91,7 @@ class Surrogate:
             attribute=self.cohort.attribute[chosen],
             objective=method.objective,
             regularization=method.regularization,
+            target_group=method.target_group,
             pixels=method.pixels,
         )
         return SurrogatePrior(evaluator=evaluator, rows=np.arange(len(chosen)))
@@ -107,6 +123,7 @@ def prepare_surrogate(
     return Surrogate(
         encoder=encoder,
         attribute_head=head,
+        clean=clean,
         cohort=cohort,
         train=train,
         order=numpy_generator(assets.seed, "surrogate images").permutation(len(train)),

@@ -54,11 +54,13 @@ PixelPipeline = Literal["paper", "deploy"]
 BatchMode = Literal["per_perturbation", "per_iteration"]
 Perturbation = Literal["normal", "rademacher"]
 BasisName = Literal["pixel", "low_frequency", "grid", "patch", "tile"]
-ObjectiveName = Literal["cross_entropy", "confusion"]
+ObjectiveName = Literal["cross_entropy", "confusion", "one_group"]
 Precision = Literal["float32", "bfloat16"]
 """Of an encoder's arithmetic; pixels in and embeddings out are float32 either way."""
 
-LearntMethod = Literal["gezo", "spsa", "zo_sgd", "antithetic_adam", "guided", "cma_es", "whitebox"]
+LearntMethod = Literal[
+    "gezo", "spsa", "zo_sgd", "antithetic_adam", "guided", "cma_es", "distilled", "whitebox"
+]
 """The paper's are gezo and whitebox; the others stand beside them for comparison (`optimizers`)."""
 
 BaselineName = Literal["erm", "random_noise", "batch_sampling", "group_dro", "bias_adv", "sketch"]
@@ -95,10 +97,14 @@ class MethodConfig:
     basis: BasisName = "pixel"
     basis_size: int = 14
     objective: ObjectiveName = "cross_entropy"
+    target_group: int = 0  # one_group: which of the cohort's groups every image is to look like
     carry_state: bool = False
     learning_rate: float = 0.01  # of every method but gezo and cma_es
     prior_weight: float = 0.5  # guided: share of each direction's square that is the prior's
     surrogate_images: int = 128  # guided: training images that a gradient of the prior is over
+    student_rate: float = 1e-4  # distilled: learning rate of the student's network
+    student_lessons: int = 24  # distilled: minibatches of 16 a round
+    climb_steps: int = 16  # distilled: steps of ε a round
     target_auc_band: float | None = None  # percentage points
     pixels: PixelPipeline = "paper"
     balance: Balance = "attribute"  # batch_sampling: what every minibatch has equal shares of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
 from ude_core.types import Embeddings, Pixels
 
@@ -47,3 +48,14 @@ class Encoder(Protocol):
 
     def encode(self, pixels: Pixels) -> Embeddings:
         """Return φ(pixels), shape (images, embedding_dim). One query an image."""
+
+
+@runtime_checkable
+class Teachable(Encoder, Protocol):
+    """An open encoder whose network may be copied and taught: what a student is made of."""
+
+    def network_copy(self) -> nn.Module:
+        """Return φ as a module of its own, pixels in and embeddings out, its weights free to learn.
+
+        It must not draw random numbers and must have neither state nor modes beside its weights.
+        """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,10 +72,30 @@ class FrozenNetwork:
         """Return φ(pixels), shape (images, embedding_dim), float32. One query an image."""
         return self._run(pixels, pass_limit(self))
 
+    def network_copy(self) -> nn.Module:
+        """Return φ as a module of its own, pixels in and embeddings out, its weights free to learn."""
+        return _Standing(self)
+
     def _forward(self, pixels: Pixels) -> Tensor:
         normalized = (pixels - self._mean) / self._std
         images = normalized.expand(-1, self._channels, -1, -1)
         embeddings: Tensor = self._network(images.contiguous(memory_format=self._format))
+        return embeddings
+
+
+class _Standing(nn.Module):
+    """A copy of a frozen network with its preprocessing, on the CPU in float32."""
+
+    def __init__(self, frozen: FrozenNetwork) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(frozen._network).cpu().requires_grad_(True)
+        self._mean, self._std = frozen._mean, frozen._std
+        self._channels, self._format = frozen._channels, frozen._format
+
+    def forward(self, pixels: Pixels) -> Tensor:
+        normalized = (pixels - self._mean) / self._std
+        images = normalized.expand(-1, self._channels, -1, -1)
+        embeddings: Tensor = self.network(images.contiguous(memory_format=self._format))
         return embeddings
 
 

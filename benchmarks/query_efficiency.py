@@ -1,0 +1,330 @@
+"""Held-out attribute cross-entropy against queries, at equal norm, on real chest X-rays. Hours on a CPU.
+
+    python -m benchmarks.query_efficiency --data DIR --surrogate FILE [--methods …] [--norms …] [--seeds …]
+
+One run is one method at one norm and seed; each is kept in its own file under
+`results/query_efficiency/`, so a study may be made in pieces, and runs already there are left alone.
+`--table` prints what is there and draws the picture. `DIR` holds nih.csv and the MobileNetV2 that is
+attacked; `FILE` are weights of timm's tf_efficientnet_lite0, the open network of `distilled`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ude_core.assets import StudyAssets, prepare
+from ude_core.cohorts.base import Cohort
+from ude_core.cohorts.csv_cohort import load_csv
+from ude_core.encoders.timm_encoder import TimmEncoder
+from ude_core.evaluator import LocalEvaluator
+from ude_core.image_rows import ImageRows
+from ude_core.learner import NoiseLearner
+from ude_core.noise import make_basis, noise_l2, random_noise
+from ude_core.runtime import prepare_process
+from ude_core.scoring import attribute_auc
+from ude_core.seeding import torch_generator
+from ude_core.surrogate import Surrogate, prepare_surrogate
+from ude_core.types import BiasConfig, Interval, MethodConfig, Noise, ScoringConfig, SplitConfig
+
+RUNS = Path(__file__).parent / "results" / "query_efficiency"
+BUDGET = 100_000
+MARKS = (0, 1_000, 2_500, 5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000)
+"""Queries after which the held-out patients are looked at; looking is not counted."""
+
+RANDOM_NOISES = 20
+SHARED = MethodConfig(regularization=0.0, pixels="deploy", queries=BUDGET)
+
+METHODS: Mapping[str, MethodConfig] = {
+    # Alg. 1 with the paper's settings: R 10, C 10, B 128, s 0.01, decay 0.95, momentum 0.9.
+    "literal": replace(SHARED, name="gezo", regularization=0.01),
+    "distilled": replace(
+        SHARED,
+        name="distilled",
+        objective="one_group",
+        target_group=0,
+        samples=3,
+        batch_size=64,
+        local_iterations=5,
+        learning_rate=0.002,
+    ),
+    "whitebox": replace(
+        SHARED, name="whitebox", batch_size=16, learning_rate=0.003, queries=None, epochs=14
+    ),
+    "whitebox_one_group": replace(
+        SHARED,
+        name="whitebox",
+        objective="one_group",
+        batch_size=16,
+        learning_rate=0.003,
+        queries=None,
+        epochs=14,
+    ),
+}
+LABELS = {
+    "random": "random noise",
+    "literal": "Alg. 1, literal",
+    "distilled": "distilled (ours)",
+    "whitebox": "white-box UDE",
+    "whitebox_one_group": "white-box, one_group (ours)",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bench:
+    """The cohort, the attacked encoder and who is held out."""
+
+    cohort: Cohort
+    encoder: TimmEncoder
+    assets: StudyAssets
+    surrogate: Surrogate | None
+    held_out: LocalEvaluator
+
+    def look(self, noise: Noise) -> tuple[float, float]:
+        """Return cross-entropy (nats) and AUC (percent) of g on the held-out patients."""
+        rows = np.arange(len(self.held_out.images))
+        embeddings, evaluation = self.held_out.embed(noise[None], rows[None])
+        logits = self.held_out.attribute_head.logits(embeddings[0])[0]
+        auc = attribute_auc(logits, self.held_out.attribute)
+        assert isinstance(auc, Interval)
+        return float(evaluation.cross_entropy[0]), auc.mean
+
+
+def prepare_bench(data: Path, surrogate: Path | None, cache: Path) -> Bench:
+    """Return the bench: half of the patients learn, the other half is held out."""
+    cohort = load_csv(
+        data,
+        csv="nih.csv",
+        diseases=("pleural_effusion",),
+        image_size=224,
+        negatives="disease_zero",
+        blank="negative",
+        cache=cache / "pixels",
+    )
+    encoder = TimmEncoder(
+        "mobilenetv2_100",
+        data / "encoder" / "mobilenetv2_100_in1k_features.safetensors",
+        model_options={"pad_type": "same"},
+    )
+    assets = prepare(
+        cohort,
+        encoder,
+        split=SplitConfig(validation=0.25, test=0.25),
+        bias=BiasConfig(train_per_group=20, validation_per_cell=5, test_per_cell=5),
+        scoring=ScoringConfig(repeats=1),
+        seed=0,
+        cache=cache,
+    )
+    opened = None
+    if surrogate is not None:
+        network = TimmEncoder("tf_efficientnet_lite0", surrogate)
+        opened = prepare_surrogate(cohort, network, assets, cache=cache)
+    away = np.setdiff1d(np.arange(len(cohort.images)), assets.split.train)
+    held_out = LocalEvaluator(
+        encoder=encoder,
+        attribute_head=assets.attribute_head,
+        images=ImageRows(cohort.images, away),
+        attribute=cohort.attribute[away],
+        objective="cross_entropy",
+        regularization=0.0,
+        pixels="deploy",
+    )
+    return Bench(cohort, encoder, assets, opened, held_out)
+
+
+def run(bench: Bench, name: str, norm: float, seed: int, budget: int) -> dict[str, Any]:
+    """Return one run's curve: queries, cross-entropy, AUC and norm at every mark up to `budget`."""
+    began = time.perf_counter()
+    if name == "random":
+        return {"curve": list(_random(bench, norm, seed)), "seconds": time.perf_counter() - began}
+    method = replace(METHODS[name], max_norm=norm)
+    if method.queries is not None:
+        method = replace(method, queries=budget)
+    train = bench.assets.split.train
+    evaluator = LocalEvaluator(
+        encoder=bench.encoder,
+        attribute_head=bench.assets.attribute_head,
+        images=ImageRows(bench.cohort.images, train),
+        attribute=bench.cohort.attribute[train],
+        objective=method.objective,
+        regularization=method.regularization,
+        pixels=method.pixels,
+        target_group=method.target_group,
+    )
+    student = (
+        bench.surrogate.student(bench.assets) if name == "distilled" and bench.surrogate else None
+    )
+    learner = NoiseLearner(method, evaluator, seed, student)
+    curve: list[dict[str, float]] = []
+    marks = [mark for mark in MARKS if mark < budget] + [budget]
+    while True:
+        due = learner.finished or learner.queries >= marks[min(len(curve), len(marks) - 1)]
+        if due:
+            cross_entropy, auc = bench.look(learner.noise)
+            point = {
+                "queries": learner.queries,
+                "cross_entropy": round(cross_entropy, 4),
+                "auc": round(auc, 2),
+                "norm": round(float(noise_l2(learner.noise)), 3),
+                "surrogate_passes": learner.surrogate_passes,
+            }
+            curve.append(point)
+            print(name, norm, seed, point, f"{time.perf_counter() - began:.0f} s", flush=True)
+        if learner.finished:
+            return {"curve": curve, "seconds": round(time.perf_counter() - began)}
+        learner.step()
+
+
+def _random(bench: Bench, norm: float, seed: int) -> Iterator[dict[str, float]]:
+    rng = torch_generator(seed, "random noises")
+    for _ in range(RANDOM_NOISES):
+        noise = random_noise(make_basis("pixel", 224, 224), norm, "normal", rng)
+        cross_entropy, auc = bench.look(noise)
+        yield {"queries": 0, "cross_entropy": round(cross_entropy, 4), "auc": round(auc, 2)}
+
+
+def reached(curve: Sequence[Mapping[str, float]], level: float) -> float | None:
+    """Return the queries at the first mark whose cross-entropy is at least `level`; None if none is."""
+    return next((p["queries"] for p in curve if p["cross_entropy"] >= level), None)
+
+
+def table(folder: Path) -> str:
+    """Return the runs as a Markdown table: median and range over seeds, at every mark."""
+    runs = load(folder)
+    lines = [
+        "| ‖ε‖₂ | method | queries | seeds | cross-entropy | AUC |",
+        "|---|---|---|---|---|---|",
+    ]
+    for norm in sorted({run["norm"] for run in runs}):
+        for name, label in LABELS.items():
+            chosen = [run for run in runs if run["norm"] == norm and run["method"] == name]
+            for queries in sorted({p["queries"] for run in chosen for p in run["curve"]}):
+                points = [p for run in chosen for p in run["curve"] if p["queries"] == queries]
+                cells = [_spread([p[key] for p in points]) for key in ("cross_entropy", "auc")]
+                seeds = len(chosen) if name != "random" else f"{len(points)} noises"
+                lines.append(
+                    f"| {norm:g} | {label} | {queries:,} | {seeds} | {' | '.join(cells)} |"
+                )
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+def load(folder: Path) -> list[dict[str, Any]]:
+    """Return every run kept in `folder`."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def picture(folder: Path, path: Path) -> None:
+    """Draw cross-entropy against queries, one panel a norm: the median, and the range over seeds."""
+    from matplotlib import pyplot
+
+    runs = load(folder)
+    norms = sorted({run["norm"] for run in runs})
+    figure, axes = pyplot.subplots(1, len(norms), figsize=(6 * len(norms), 4.2), squeeze=False)
+    for axis, norm in zip(axes[0], norms, strict=True):
+        for index, (name, label) in enumerate(LABELS.items()):
+            chosen = [run["curve"] for run in runs if run["norm"] == norm and run["method"] == name]
+            if not chosen:
+                continue
+            colour = f"C{index}"
+            if name == "random":
+                values = [p["cross_entropy"] for curve in chosen for p in curve]
+                axis.axhspan(min(values), max(values), color=colour, alpha=0.3, label=label)
+                continue
+            if name.startswith("whitebox"):
+                values = [curve[-1]["cross_entropy"] for curve in chosen]
+                axis.axhline(statistics.median(values), color=colour, linestyle="--", label=label)
+                continue
+            depth = min(len(curve) for curve in chosen)
+            queries = [chosen[0][i]["queries"] for i in range(depth)]
+            stacked = np.array([[c[i]["cross_entropy"] for i in range(depth)] for c in chosen])
+            axis.plot(queries, np.median(stacked, 0), color=colour, marker="o", label=label)
+            axis.fill_between(queries, stacked.min(0), stacked.max(0), color=colour, alpha=0.2)
+        axis.set_title(f"‖ε‖₂ at most {norm:g}")
+        axis.set_xlabel("queries of the black box")
+        axis.set_ylabel("attribute cross-entropy, held-out patients (nats)")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def queries_vs_literal(runs: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, Any]]:
+    """Return the least ratio over norms: literal's queries over those `distilled` needs for the same.
+
+    Both are medians over seeds; the level is the highest that literal ever shows, at any mark.
+    """
+    ratios: dict[str, Any] = {}
+    for norm in sorted({run["norm"] for run in runs}):
+        literal = [r["curve"] for r in runs if (r["norm"], r["method"]) == (norm, "literal")]
+        ours = [r["curve"] for r in runs if (r["norm"], r["method"]) == (norm, "distilled")]
+        if not literal or not ours:
+            continue
+        spent = min(curve[-1]["queries"] for curve in literal)
+        level = statistics.median(max(p["cross_entropy"] for p in c) for c in literal)
+        needed = [reached(curve, level) for curve in ours]
+        if any(value is None for value in needed):
+            continue
+        ratios[f"norm {norm:g}"] = {
+            "literal's queries": spent,
+            "its cross-entropy": round(level, 3),
+            "ours needs": statistics.median(value for value in needed if value is not None),
+        }
+    figure = min(r["literal's queries"] / max(1, r["ours needs"]) for r in ratios.values())
+    return figure, ratios
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make the runs that are missing, or print what is there."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.query_efficiency",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--surrogate", type=Path)
+    parser.add_argument("--cache", type=Path, default=Path("build/query_efficiency"))
+    parser.add_argument("--methods", nargs="+", choices=list(LABELS), default=list(LABELS))
+    parser.add_argument("--norms", nargs="+", type=float, default=[5.0, 10.0])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--queries", type=int, default=BUDGET)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--results", type=Path, default=RUNS)
+    chosen = parser.parse_args(arguments)
+    prepare_process()
+    chosen.results.mkdir(parents=True, exist_ok=True)
+    if not chosen.table:
+        if chosen.data is None or ("distilled" in chosen.methods and chosen.surrogate is None):
+            parser.error("give --data, and --surrogate for distilled")
+        bench = prepare_bench(chosen.data, chosen.surrogate, chosen.cache)
+        print("clean", bench.look(torch.zeros(1, 224, 224)), flush=True)
+        for seed in chosen.seeds:
+            for norm in chosen.norms:
+                for name in chosen.methods:
+                    path = chosen.results / f"{name}_{norm:g}_{seed}.json"
+                    if path.exists():
+                        continue
+                    made = run(bench, name, norm, seed, chosen.queries)
+                    kept = {"method": name, "norm": norm, "seed": seed, **made}
+                    path.write_text(json.dumps(kept, indent=1) + "\n")
+    print(table(chosen.results))
+    picture(chosen.results, chosen.results / "query_efficiency.png")
+    figure, details = queries_vs_literal(load(chosen.results))
+    print(json.dumps({"queries_vs_literal": round(figure, 2), "details": details}))
+
+
+if __name__ == "__main__":
+    main()

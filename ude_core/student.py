@@ -1,0 +1,150 @@
+"""An open network that learns to answer as the black box does; what `distilled` climbs. Ours.
+
+The student is the surrogate's network with a new linear head. Its answers are those of the black box
+in a few coordinates: the attribute logits, and the embedding's leading principal components, which
+tell it what the logits alone would not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ude_core.encoders.base import Teachable
+from ude_core.heads import LinearHeads
+from ude_core.types import Embeddings, Pixels
+
+COMPONENTS = 64
+RIDGE = 0.1  # of the head's first fit, as a share of the features
+HEAD_RATE = 3.0  # the head's learning rate over the network's
+
+Answers = Float[Tensor, "images answers"]
+Weights = Float[Tensor, " weights"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinates:
+    """From embeddings of the black box to what a student answers, and back to attribute logits.
+
+    The first `groups` answers are the attribute logits less their mean, in units of `scale`; the
+    others are principal components of clean embeddings, of unit variance.
+    """
+
+    centre: Float[Tensor, " dim"]
+    projection: Float[Tensor, "dim answers"]
+    offset: Float[Tensor, " groups"]
+    scale: float
+
+    @property
+    def groups(self) -> int:
+        return len(self.offset)
+
+    def answers(self, embeddings: Embeddings) -> Answers:
+        """Return the coordinates of these embeddings."""
+        return (embeddings - self.centre) @ self.projection
+
+    def logits(self, answers: Answers) -> Float[Tensor, "images groups"]:
+        """Return the attribute logits that these answers stand for, less their mean."""
+        return answers[:, : self.groups] * self.scale + self.offset
+
+    @property
+    def importance(self) -> Float[Tensor, " answers"]:
+        """How much an error of each answer weighs: the logits as much as 2 of all components."""
+        components = self.projection.shape[1] - self.groups
+        shares = torch.full((self.projection.shape[1],), 0.5 / max(1, components))
+        shares[: self.groups] = 1 / self.groups
+        return shares
+
+
+def coordinates(clean: Embeddings, attribute_head: LinearHeads) -> Coordinates:
+    """Return the coordinates that `clean` embeddings and the attribute head g of the study span."""
+    centre = clean.mean(0)
+    weight, bias = attribute_head.weight[0], attribute_head.bias[0]
+    weight = weight - weight.mean(1, keepdim=True)
+    scale = float(((clean - centre) @ weight).std())
+    _, singular, directions = torch.linalg.svd(clean - centre, full_matrices=False)
+    kept = min(COMPONENTS, int((singular > 1e-6 * singular[0]).sum()))
+    deviations = singular[:kept] / len(clean) ** 0.5
+    projection = torch.cat((weight / scale, directions[:kept].T / deviations), dim=1)
+    offset = centre @ weight + bias - bias.mean()
+    return Coordinates(centre=centre, projection=projection, offset=offset, scale=scale)
+
+
+class _Answering(nn.Module):
+    """Pixels to answers: the network's embedding through a linear head."""
+
+    def __init__(self, network: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.network = network
+        self.head = head
+
+    def forward(self, pixels: Pixels) -> Answers:
+        answers: Answers = self.head(self.network(pixels))
+        return answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Student:
+    """A student before its first lesson; its weights travel in the learner's state, as one vector."""
+
+    module: nn.Module
+    weights: Weights
+    rates: Weights  # learning rate of each weight over the network's
+    coordinates: Coordinates
+    clean_answers: Answers  # of the training images, un-edited
+    passes: int  # through the open network for the head's first fit
+    fingerprint: str
+
+    def answer(self, weights: Weights, pixels: Pixels) -> Answers:
+        """Return what a student of these weights answers; differentiable in both."""
+        named: dict[str, Tensor] = {}
+        start = 0
+        for name, parameter in self.module.named_parameters():
+            named[name] = weights[start : start + parameter.numel()].view_as(parameter)
+            start += parameter.numel()
+        answers: Answers = functional_call(self.module, named, (pixels,))
+        return answers
+
+
+def make_student(
+    encoder: Teachable, features: Embeddings, clean: Embeddings, attribute_head: LinearHeads
+) -> Student:
+    """Return a student from an open encoder.
+
+    `features` are the open encoder's embeddings of the training images and `clean` the black box's:
+    both known before any noise is learnt. The head starts as the ridge fit of one to the other.
+    """
+    space = coordinates(clean, attribute_head)
+    answers = space.answers(clean)
+    mean = features.mean(0)
+    deviation = features.std(0)
+    deviation = deviation + 0.1 * deviation.mean()
+    standard = (features - mean) / deviation
+    gram = standard @ standard.T + RIDGE * features.shape[1] * torch.eye(len(features))
+    weight = (standard.T @ torch.linalg.solve(gram, answers)) / deviation[:, None]
+    head = nn.Linear(*weight.shape)
+    with torch.no_grad():
+        head.weight.copy_(weight.T)
+        head.bias.copy_(-(mean @ weight))
+    module = _Answering(encoder.network_copy(), head)
+    named = dict(module.named_parameters())
+    flat = torch.cat([parameter.detach().flatten() for parameter in named.values()])
+    rates = torch.cat(
+        [
+            torch.full((parameter.numel(),), HEAD_RATE if name.startswith("head.") else 1.0)
+            for name, parameter in named.items()
+        ]
+    )
+    return Student(
+        module=module.requires_grad_(False),
+        weights=flat,
+        rates=rates,
+        coordinates=space,
+        clean_answers=answers,
+        passes=len(features),
+        fingerprint=encoder.fingerprint,
+    )
