@@ -53,7 +53,7 @@ def publish(
     if disease is None and policy.kind != "minimax":
         done = export_all(study, study.config.cohort.diseases, policy, folder, onnx=onnx)
     else:
-        done = (export(study, disease or WORST, policy, folder, onnx=onnx),)
+        done = (export(study, WORST if disease is None else disease, policy, folder, onnx=onnx),)
     return _registered(study, done, uri) if register else tuple(map(Published, done))
 
 
