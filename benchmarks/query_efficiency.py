@@ -24,7 +24,9 @@ import torch
 
 from ude_core.assets import StudyAssets, prepare
 from ude_core.cohorts.base import Cohort
-from ude_core.cohorts.csv_cohort import load_csv
+from ude_core.cohorts.csv_source import CsvSource
+from ude_core.cohorts.settings import TableSettings
+from ude_core.cohorts.table_cohort import load_table
 from ude_core.encoders.timm_encoder import TimmEncoder
 from ude_core.evaluator import LocalEvaluator
 from ude_core.image_rows import ImageRows
@@ -101,15 +103,13 @@ class Bench:
 
 def prepare_bench(data: Path, surrogate: Path | None, cache: Path) -> Bench:
     """Return the bench: half of the patients learn, the other half is held out."""
-    cohort = load_csv(
-        data,
-        csv="nih.csv",
+    settings = TableSettings(
         diseases=("pleural_effusion",),
-        image_size=224,
+        source=CsvSource("nih.csv"),
         negatives="disease_zero",
         blank="negative",
-        cache=cache / "pixels",
     )
+    cohort = load_table(data, settings, image_size=224, cache=cache / "pixels")
     encoder = TimmEncoder(
         "mobilenetv2_100",
         data / "encoder" / "mobilenetv2_100_in1k_features.safetensors",

@@ -184,7 +184,7 @@ CohortSection = Annotated[
     PhantomCohort | CsvCohort | ChexpertCohort | NihCohort | MimicCohort,
     Field(discriminator="kind"),
 ]
-TABLES: Mapping[str, type[Section]] = {
+TABLES: Mapping[str, type[TableCohort]] = {
     "csv": CsvCohort,
     "chexpert": ChexpertCohort,
     "nih": NihCohort,

@@ -46,15 +46,17 @@ class Materials:
             known["surrogate"] = self.surrogate.encoder.fingerprint
         return known
 
-    def prior(self, method: MethodConfig) -> SurrogatePrior | Student | None:
-        """Return what guides a trial of `method`; None where nothing does."""
-        match method.name:
-            case "guided" if self.surrogate is not None:
-                return self.surrogate.prior(method)
-            case "distilled" if self.surrogate is not None:
-                return self.surrogate.student(self.assets)
-            case _:
-                return None
+    def prior(self, method: MethodConfig) -> SurrogatePrior | None:
+        """Return the surrogate's gradient that guides a trial of `guided`; None for any other."""
+        if self.surrogate is None or method.name != "guided":
+            return None
+        return self.surrogate.prior(method)
+
+    def guide(self, method: MethodConfig) -> SurrogatePrior | Student | None:
+        """Return what guides a trial of `method`, a prior or a student; None where nothing does."""
+        if self.surrogate is not None and method.name == "distilled":
+            return self.surrogate.student(self.assets)
+        return self.prior(method)
 
 
 def load_materials(config: StudyConfig, cache: Path) -> Materials:

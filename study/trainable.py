@@ -179,7 +179,7 @@ class NoiseTrainable(tune.Trainable):
             self._encoder,
             materials.assets,
             self._seed,
-            materials.prior(method),
+            materials.guide(method),
             self._crew,
             looks=self._config.pruning.plan(),
         )

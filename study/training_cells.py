@@ -48,7 +48,7 @@ def masked_cells(cohort: Cohort, images: Indices) -> Cells:
 
     cells: dict[str, dict[str, int | None]] = {disease: {} for disease in cohort.diseases}
     for row in cell_counts(cohort, images).itertuples():
-        count = int(row.n)
+        count = int(str(row.n))
         cells[str(row.disease)][f"{row.group}, {row.label}"] = count if count >= FEWEST else None
     return cells
 

@@ -25,6 +25,7 @@ from ude_core.objective import edit_objective
 from ude_core.optimizer import require_zero
 from ude_core.student import Answers, Student, Weights
 from ude_core.types import (
+    BasisName,
     Embeddings,
     Indices,
     MethodConfig,
@@ -39,7 +40,13 @@ LESSON, STRIDE = 16, 8  # images a lesson and a step of the climb
 EXPLORED = 8  # images a noise while exploring
 RECENT = 768  # answers that half of every lesson is drawn from
 MEMORY = 6144  # answers remembered beside the clean ones
-EXPLORATION = (("pixel", 1), ("low_frequency", 4), ("tile", 14), ("tile", 7), ("tile", 4))
+EXPLORATION: tuple[tuple[BasisName, int], ...] = (
+    ("pixel", 1),
+    ("low_frequency", 4),
+    ("tile", 14),
+    ("tile", 7),
+    ("tile", 4),
+)
 """Bases of the random noises asked about first, and by how much their size divides the image's."""
 
 
@@ -182,7 +189,8 @@ class Distilled:
             recent = torch.randint(max(0, known - RECENT), known, (LESSON // 2,), generator=rng)
             any_time = torch.randint(known, (LESSON - LESSON // 2,), generator=rng)
             gradient = torch.zeros_like(weights)
-            for part in torch.cat((recent, any_time)).split(STRIDE):
+            lesson = torch.cat((recent, any_time))
+            for part in (lesson[:STRIDE], lesson[STRIDE:]):
                 pixels = self._edited(state.rows[part].numpy(), state.noises[state.which[part]])
                 variable = weights.detach().requires_grad_()
                 error = self.student.answer(variable, pixels) - state.answers[part]
