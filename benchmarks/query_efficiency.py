@@ -105,7 +105,7 @@ def prepare_bench(data: Path, surrogate: Path | None, cache: Path) -> Bench:
     """Return the bench: half of the patients learn, the other half is held out."""
     settings = TableSettings(
         diseases=("pleural_effusion",),
-        source=CsvSource("nih.csv"),
+        source=CsvSource(file="nih.csv"),
         negatives="disease_zero",
         blank="negative",
     )
