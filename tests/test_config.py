@@ -292,7 +292,7 @@ def test_a_baseline_costs_what_it_embeds_and_attacks(space: Path) -> None:
     names = "erm, sketch, group_dro, batch_sampling, bias_adv"
     overrides = [f"search={{name: {{choices: [{names}]}}}}", "method.attack_steps=4"]
     config = load_space(space, [*overrides, "method.samples=2"])
-    planned = cost(config, development_size=300, train_size=200)
+    planned = cost(config, scored_size=300, train_size=200)
     # Attacks after epochs 10, 20, 30 and 40 of 50, at most on every image for every disease.
     attacked = 300 * len(config.cohort.diseases) * 4 * (4 + 1)
     assert (planned.low, planned.high) == (0, attacked)
