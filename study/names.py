@@ -74,6 +74,11 @@ class StudyLayout:
     def log(self) -> Path:
         return self.folder / "study.log"
 
+    @property
+    def bundles(self) -> Path:
+        """What was exported from the pages, and by the demo."""
+        return self.folder / "bundles"
+
     def trial(self, number: int) -> Path:
         """Return the folder of trial `number`."""
         return self.trials / trial_name(number)

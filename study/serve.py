@@ -1,4 +1,4 @@
-"""MLflow's pages for a root, on loopback."""
+"""MLflow for a root, on loopback, with the studies' own pages inside it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from study.names import Layout
+from study.web.server import PLACE, PLAIN, ROOT_VARIABLE
 from ude_core.errors import UserError
 
 HOST = "127.0.0.1"
@@ -26,8 +27,10 @@ def serve_mlflow(root: Path, port: int) -> NoReturn:
         raise UserError(f"{layout.mlflow_database} is not there yet; launch a study under {root}")
     refuse_taken_port(port)
     command = server_command(layout, port)
-    print(f"http://{HOST}:{port}  (Ctrl-C stops it)", file=sys.stderr, flush=True)  # noqa: T201
-    os.execve(command[0], command, os.environ | _ENVIRONMENT)
+    address = f"http://{HOST}:{port}"
+    for line in (f"{address}{PLACE}/  the studies (Ctrl-C stops it)", f"{address}  MLflow"):
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+    os.execve(command[0], command, os.environ | _ENVIRONMENT | {ROOT_VARIABLE: str(layout.root)})
 
 
 def server_command(layout: Layout, port: int) -> list[str]:
@@ -37,6 +40,8 @@ def server_command(layout: Layout, port: int) -> list[str]:
         "-m",
         "mlflow",
         "server",
+        "--app-name",
+        PLAIN,
         "--backend-store-uri",
         layout.mlflow_uri,
         "--artifacts-destination",
