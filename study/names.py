@@ -10,6 +10,9 @@ from pathlib import Path
 
 from ude_core.errors import UserError
 
+PAGES = "/ude"
+"""Where our pages lie within the MLflow server."""
+
 SLUG_LENGTH = 63
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _DISPLAY_LENGTH = 300

@@ -6,12 +6,12 @@ they are created, and every value has one timestamp that follows from the ledger
 
 from __future__ import annotations
 
+import json
 import logging
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -19,16 +19,26 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from study.config import StudyConfig
 from study.names import Layout, trial_name
 from study.records import Assignment, Parameters, TrialRecord, TrialState
+from study.run_marks import labels
+from study.run_metrics import (
+    curve_metrics,
+    interval_metrics,
+    milliseconds,
+    rung_metrics,
+)
+from study.run_table import VIEW_TAG, view_of
 from study.spaces import method_of
 from ude_core.figures import noise_map, png_bytes
 from ude_core.results import has_result, load_noise
 from ude_core.rungs import Rung
 from ude_core.storage import atomic_write
-from ude_core.types import Interval, Measured, Progress, Undefined
+from ude_core.types import Measured, Progress, Undefined
 
 _METRICS_A_BATCH, _TAG_LENGTH = 800, 5000  # at most 100 tags and 100 params beside them
 _STUDY_TAG, _TRIAL_TAG, _STATE_TAG = "ude.study", "ude.trial", "ude.state"
-_PARENT = "study"
+_PARENT, _NOTE = "study", "mlflow.note.content"
+_NOTE_LENGTH = 7900
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _STATUS: Mapping[TrialState, str] = {
     "complete": "FINISHED",
     "failed": "FAILED",
@@ -36,16 +46,6 @@ _STATUS: Mapping[TrialState, str] = {
     "running": "RUNNING",
     "waiting": "SCHEDULED",
 }
-_CURVE = ("loss", "attribute_cross_entropy", "noise_l2", "step_size", "queries")
-
-
-def metric_name(name: str) -> str:
-    """Return `name` as MLflow accepts it: letters, digits, and ` _-./:`; others become `_`.
-
-    >>> metric_name("edema/tpr.age≥65")
-    'edema/tpr.age_65'
-    """
-    return re.sub(r"[^A-Za-z0-9_\-. /:]", "_", name)
 
 
 class StudyRuns:
@@ -63,6 +63,8 @@ class StudyRuns:
         self._states: dict[str, str] = {}
         self._described: set[str] = set()
         self._doubtful: set[str] = set()
+        self._erm: Mapping[str, Measured] = {}
+        self._marks: dict[str, Mapping[str, str]] = {}
         self.look()
         self._parent = self._ensure_run(_PARENT, self._parent_tags(), config.study)
 
@@ -94,8 +96,9 @@ class StudyRuns:
 
     def reference(self, metrics: Mapping[str, Measured]) -> None:
         """Record ERM's metrics on the study's run, as `erm/<metric>`."""
+        self._erm = metrics
         named = {f"erm/{name}": measured for name, measured in metrics.items()}
-        self._log(self._parent, metrics=list(_interval_metrics(named, timestamp=0)))
+        self._log(self._parent, metrics=list(interval_metrics(named, timestamp=0)))
 
     def started(self, assignment: Assignment) -> None:
         """Open the run of a trial, or the one it had before it was interrupted."""
@@ -110,18 +113,18 @@ class StudyRuns:
         """Record one epoch of a trial's curve."""
         run = self._runs.get(trial_name(number))
         if run is not None:
-            self._log(run, metrics=list(_curve_metrics([progress], started)))
+            self._log(run, metrics=list(curve_metrics([progress], started)))
 
     def finished(
         self, record: TrialRecord, curve: Sequence[Progress], rungs: Sequence[Rung] = ()
     ) -> None:
         """Record everything of a finished trial, and close its run."""
-        run = self._trial_run(record.number, record.params)
-        timestamp = _milliseconds(record.ended)
+        run = self._trial_run(record.number, record.params, record.started)
+        timestamp = milliseconds(record.ended)
         metrics = [
-            *_curve_metrics(curve, record.started),
-            *_rung_metrics(rungs, timestamp),
-            *_interval_metrics(record.metrics, timestamp),
+            *curve_metrics(curve, record.started),
+            *rung_metrics(rungs, timestamp),
+            *interval_metrics(record.metrics, timestamp),
             Metric("queries_spent", record.queries, timestamp, 0),
         ]
         if record.state == "pruned":
@@ -137,6 +140,11 @@ class StudyRuns:
             "ude.undefined": undefined,
         }
         tags = {name: text[:_TAG_LENGTH] for name, text in facts.items() if text}
+        if record.state == "complete":
+            own = labels(record.metrics, self._erm, self._config.cohort.diseases)
+            known = self._marks.get(trial_name(record.number), {})
+            tags |= {name: known.get(name, value) for name, value in own.items()}
+            self._marks[trial_name(record.number)] = known | tags
         try:
             if has_result(record.folder):
                 picture = record.folder / "noise.png"
@@ -147,6 +155,27 @@ class StudyRuns:
         finally:
             self._client.set_terminated(run, _STATUS[record.state], end_time=timestamp)
         self._states[trial_name(record.number)] = record.state
+
+    def mark(self, wanted: Mapping[int, Mapping[str, str]], note: str) -> None:
+        """Write the study's description, and the tags of those trials whose tags have changed."""
+        for number, tags in wanted.items():
+            key = trial_name(number)
+            known = self._marks.get(key, {})
+            changed = {name: value for name, value in tags.items() if known.get(name) != value}
+            if changed and key in self._runs:
+                self._log(self._runs[key], tags=changed)
+                self._marks[key] = {**known, **changed}
+        if self._marks.get(_PARENT, {}).get(_NOTE) != note:
+            self._log(self._parent, tags={_NOTE: note[:_NOTE_LENGTH]})
+            self._marks[_PARENT] = {_NOTE: note}
+
+    def show_fronts(self, page: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the interactive front and the tables as artefacts that MLflow's viewer shows."""
+        self._client.log_text(self._parent, page, "fronts/fronts.html")
+        for path, table in tables.items():
+            self._client.log_dict(self._parent, dict(table), path)
+        shown = json.dumps([{"path": path, "type": "table"} for path in tables])
+        self._log(self._parent, tags={"mlflow.loggedArtifacts": shown[:_TAG_LENGTH]})
 
     def end(self, *, complete: bool, saved: int = 0) -> None:
         """Close the study's run, and those of trials that were interrupted.
@@ -165,9 +194,10 @@ class StudyRuns:
     def _ensure_experiment(self) -> str:
         name = self._config.name
         found = self._client.get_experiment_by_name(name)
+        kept = {**_EXPERIMENT_TAGS, VIEW_TAG: view_of(self._config)}
         if found is None:
             place = self._layout.mlflow_artifacts / name
-            tags = {"mlflow.experimentKind": "custom_model_development", _STUDY_TAG: name}
+            tags = {**kept, _STUDY_TAG: name}
             return str(
                 self._client.create_experiment(
                     name, artifact_location=place.as_uri() if self._embedded else None, tags=tags
@@ -175,6 +205,9 @@ class StudyRuns:
             )
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
+        for key, value in kept.items():
+            if found.tags.get(key) != value:
+                self._client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 
     def _search(self, key: str | None = None) -> Iterator[Run]:
@@ -205,9 +238,12 @@ class StudyRuns:
         self._runs[key] = run.info.run_id
         state = run.data.tags.get(_STATE_TAG, "interrupted")
         self._states[key] = "running" if run.info.status == "RUNNING" else state
+        self._marks[key] = dict(run.data.tags)
         return str(run.info.run_id)
 
-    def _ensure_run(self, key: str, tags: Mapping[str, str], name: str) -> str:
+    def _ensure_run(
+        self, key: str, tags: Mapping[str, str], name: str, started: datetime | None = None
+    ) -> str:
         if key in self._runs:
             return self._runs[key]
         if key in self._doubtful:  # its creation may have been done and its reply lost
@@ -215,15 +251,20 @@ class StudyRuns:
             if found:
                 return self._adopt(found)
         self._doubtful.add(key)
-        run = self._client.create_run(self._experiment, run_name=name, tags=dict(tags))
+        run = self._client.create_run(
+            self._experiment,
+            start_time=milliseconds(started) or None,
+            run_name=name,
+            tags=dict(tags),
+        )
         return self._adopt([run])
 
-    def _trial_run(self, number: int, params: Parameters) -> str:
+    def _trial_run(self, number: int, params: Parameters, started: datetime | None = None) -> str:
         key = trial_name(number)
         if key in self._described:
             return self._runs[key]
         tags = {_STUDY_TAG: self._config.name, _TRIAL_TAG: key, "mlflow.parentRunId": self._parent}
-        run = self._ensure_run(key, tags, f"trial {key}")
+        run = self._ensure_run(key, tags, f"trial {key}", started)
         method = {**asdict(method_of(self._config, params)), "trial": number}
         self._log(run, params={name: str(value) for name, value in method.items()})
         self._described.add(key)
@@ -235,7 +276,7 @@ class StudyRuns:
         return {
             _STUDY_TAG: self._config.name,
             _TRIAL_TAG: _PARENT,
-            "mlflow.note.content": note.strip(),
+            _NOTE: note.strip(),
         }
 
     def _log(
@@ -253,33 +294,3 @@ class StudyRuns:
         for start in range(0, whole, _METRICS_A_BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + _METRICS_A_BATCH])
         self._client.log_batch(run, metrics=metrics[whole:], params=kept, tags=marks)
-
-
-def _interval_metrics(metrics: Mapping[str, Measured], timestamp: int) -> Iterator[Metric]:
-    for name, measured in metrics.items():
-        if isinstance(measured, Interval):
-            plain = metric_name(name)
-            yield Metric(plain, measured.mean, timestamp, 0)
-            yield Metric(f"{plain}.low", measured.low, timestamp, 0)
-            yield Metric(f"{plain}.high", measured.high, timestamp, 0)
-
-
-def _curve_metrics(curve: Sequence[Progress], started: datetime | None) -> Iterator[Metric]:
-    begin = _milliseconds(started)
-    for progress in curve:
-        timestamp = begin + round(1000 * progress.seconds)
-        for name in _CURVE:
-            value = float(getattr(progress, name))
-            if math.isfinite(value):
-                yield Metric(f"epoch/{name}", value, timestamp, progress.epoch)
-
-
-def _rung_metrics(rungs: Sequence[Rung], timestamp: int) -> Iterator[Metric]:
-    """A rung's step is its share of the trial's learning, in percent."""
-    for rung in rungs:
-        for name, value in rung.metrics.items():
-            yield Metric(f"rung/{metric_name(name)}", value, timestamp, round(100 * rung.share))
-
-
-def _milliseconds(when: datetime | None) -> int:
-    return 0 if when is None else round(1000 * when.timestamp())

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from study.names import Layout
-from study.web.server import PLACE, PLAIN, ROOT_VARIABLE
+from study.names import PAGES, Layout
+from study.web.server import PLAIN, ROOT_VARIABLE
 from ude_core.errors import UserError
 
 HOST = "127.0.0.1"
@@ -28,7 +28,7 @@ def serve_mlflow(root: Path, port: int) -> NoReturn:
     refuse_taken_port(port)
     command = server_command(layout, port)
     address = f"http://{HOST}:{port}"
-    for line in (f"{address}{PLACE}/  the studies (Ctrl-C stops it)", f"{address}  MLflow"):
+    for line in (f"{address}{PAGES}/  the studies (Ctrl-C stops it)", f"{address}  MLflow"):
         print(line, file=sys.stderr, flush=True)  # noqa: T201
     os.execve(command[0], command, os.environ | _ENVIRONMENT | {ROOT_VARIABLE: str(layout.root)})
 

@@ -16,6 +16,7 @@ from study.environment import prepare_mlflow
 from study.harvest import curve_of
 from study.ledger import Ledger
 from study.names import Layout
+from study.publish import publish, source_of
 from study.records import Assignment, TrialRecord
 from study.rung_records import rungs_of
 from ude_core.types import Progress
@@ -29,6 +30,8 @@ _BACKLOG = 2000
 _LONGEST_PAUSE = 15.0
 _LAST_CHANCE = 60.0
 _REASON_LENGTH = 160
+_BETWEEN_LOOKS = 10.0
+_SHARE_OF_LOOKS = 20.0  # a look at the fronts takes at most a twentieth of this thread
 _PERMANENT = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"})
 
 
@@ -36,6 +39,7 @@ _PERMANENT = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES
 class _Task:
     what: str
     write: Callable[[StudyRuns], None]
+    again: bool = True  # until it succeeds; what is soon written anew need not be
 
 
 class Tracker:
@@ -59,6 +63,9 @@ class Tracker:
         self._problems: dict[str, str] = {}
         self._began: dict[int, datetime | None] = {}
         self._runs: StudyRuns | None = None
+        self._source = source_of(ledger)
+        self._news = False
+        self._next_look = 0.0
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
     def start(self) -> None:
@@ -80,6 +87,7 @@ class Tracker:
     def finished(self, record: TrialRecord) -> None:
         """Record a finished trial and close its run."""
         self._began.pop(record.number, None)
+        self._news = True
         self._offer(f"trial {record.number}", lambda runs: _finish(runs, record))
 
     def close(self, *, complete: bool) -> tuple[str, ...]:
@@ -90,6 +98,7 @@ class Tracker:
         if not self._thread.is_alive():
             return ()
         self._put_left_out()
+        self._put("the fronts", lambda runs: publish(runs, self._source, whole=True))
         saved = self._ledger.queries_saved()
         self._put("the end", lambda runs: runs.end(complete=complete, saved=saved))
         self._deadline = time.monotonic() + _LAST_CHANCE
@@ -115,13 +124,30 @@ class Tracker:
                 self._left_out.clear()
                 self._put("what was left out", self._catch_up)
 
+    def _put_fronts(self) -> None:
+        """Have the fronts written soon, at most every few seconds however fast trials end."""
+        if self._news and time.monotonic() >= self._next_look:
+            self._news = False
+            self._tasks.put(_Task("the fronts", self._publish, again=False))
+
+    def _publish(self, runs: StudyRuns) -> None:
+        began = time.monotonic()
+        try:
+            publish(runs, self._source)
+        finally:
+            took = time.monotonic() - began
+            self._next_look = began + max(_BETWEEN_LOOKS, _SHARE_OF_LOOKS * took)
+
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             problem = self._persist(task)
             if problem is not None:
                 self._problems[task.what] = problem
-            elif self._tasks.empty():
+                continue
+            self._problems.pop(task.what, None)
+            if self._tasks.empty():
                 self._put_left_out()
+                self._put_fronts()
 
     def _catch_up(self, runs: StudyRuns) -> None:
         catch_up(runs, self._ledger)
@@ -134,6 +160,8 @@ class Tracker:
                 task.write(self._connected())
             except Exception as error:  # noqa: BLE001  a study goes on whatever its window does
                 reason = reason_of(error)[:_REASON_LENGTH]
+                if not task.again:
+                    return reason
                 if getattr(error, "error_code", None) in _PERMANENT:
                     log.warning("not recorded in MLflow: %s: %s", task.what, reason)
                     return reason
@@ -195,6 +223,7 @@ def synchronize(
             runs = connect_runs(ledger, layout, uri)
             runs.begin()
             written = catch_up(runs, ledger, everything=everything)
+            publish(runs, source_of(ledger), whole=True)
             ended = sum(record.finished for record in ledger.trials())
             complete = ended >= ledger.config.budget.trials
             runs.end(complete=complete, saved=ledger.queries_saved())

@@ -85,7 +85,8 @@ def _add_fronts(pages: FastAPI, readers: Readers, answers: Answers, door: Door) 
 
     @pages.get("/api/studies/{study}/columns")
     def columns(study: str, request: Request, disease: str, column: Columns = None) -> Response:
-        from study.web.front import columns_view, complete_rows
+        from study.live.judged import complete_rows
+        from study.web.front import columns_view
 
         now, names = readers.snapshot(study, request), tuple(column or ())
 
@@ -145,8 +146,8 @@ def _add_trials(pages: FastAPI, readers: Readers, answers: Answers, door: Door) 
         disease: Annotated[str, Body(max_length=200)],
         trial: Annotated[int, Body(ge=0, le=10**9)],
     ) -> dict[str, Any]:
+        from study.live.judged import refuse_unknown_disease
         from study.web.exporting import export_trial
-        from study.web.front import refuse_unknown_disease
 
         readers.refuse_foreign_page(request)
         now = readers.snapshot(study, request)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from study.confirm import ConfirmedPoint
+from study.live.judged import judge
+from study.live.source import Snapshot
 from study.pareto import scoped
 from study.pareto_views import title
-from study.web.front import CONTROLS, LEVELS, judge
-from study.web.source import Snapshot
 from ude_core.errors import UserError
 from ude_core.figures import noise_map, noise_picture, png_bytes
 from ude_core.results import NOISE_FILE, load_noise, measured_to_json
@@ -46,8 +46,8 @@ def detail_view(now: Snapshot, disease: str, number: int) -> dict[str, Any]:
         "queries": int(now.trials.queries[row]),
         "front": bool(judged.front[at]),
         "feasible": bool(judged.feasible[at]),
-        "level": LEVELS[judged.level[at]],
-        "control": CONTROLS[judged.control[at]],
+        "level": judged.level_of(at),
+        "control": judged.control_of(at),
         "metrics": [
             {"name": name, "title": title(name), "trial": value, "erm": _of(judged.erm, name)}
             for name, value in metrics.items()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from study.export import Policy, export
+from study.live.source import Snapshot
 from study.names import Layout
-from study.web.source import Snapshot
 
 
 def export_trial(now: Snapshot, disease: str, trial: int) -> dict[str, Any]:

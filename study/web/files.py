@@ -34,9 +34,7 @@ POLICY = "; ".join(
 def page() -> Response:
     """Return the page, its files named by their versions so that browsers may keep them."""
     text = (resources.files("study.web") / "static" / "index.html").read_text(encoding="utf-8")
-    return Response(
-        text.replace("{version}", version()), media_type="text/html; charset=utf-8"
-    )
+    return Response(text.replace("{version}", version()), media_type="text/html; charset=utf-8")
 
 
 @lru_cache(maxsize=1)

@@ -4,99 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from study.confirm import Confirmation
-from study.constraints import feasible
+from study.live.judged import judge
+from study.live.source import Snapshot
+from study.live.table import Ends
 from study.metric_names import DISEASE_METRICS, STUDY_METRICS
 from study.pareto import (
-    LEVEL_TOLERANCE_PP,
     MEAN,
     WORST,
-    Levelling,
     hypervolume,
     nadir,
-    non_dominated,
-    scoped,
 )
 from study.pareto_views import title
-from study.web.source import Snapshot
-from study.web.table import Ends, Trials
 from ude_core.errors import UserError
 from ude_core.results import measured_to_json
-from ude_core.types import Interval, Measured
+from ude_core.types import Measured
 
-LEVELS: tuple[Levelling, ...] = ("lifted", "traded", "levelled-down", "unchanged", "unknown")
-CONTROLS = ("beats noise", "no better than noise", "not compared")
 QUERIES, TRIAL = "queries_spent", "trial"
 _OF_TRIAL = (QUERIES, TRIAL)
 _DIGITS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What is said of each complete trial, seen from one disease; all arrays are (complete,)."""
-
-    rows: Int[np.ndarray, " complete"]
-    front: Bool[np.ndarray, " complete"]
-    level: Int[np.ndarray, " complete"]  # index into LEVELS
-    control: Int[np.ndarray, " complete"]  # index into CONTROLS
-    feasible: Bool[np.ndarray, " complete"]
-    coordinates: Float[np.ndarray, "complete goals"]
-    erm: Mapping[str, Measured]
-
-
-def judge(now: Snapshot, disease: str) -> Judged:
-    """Return what each complete trial is, for `disease`, `mean` or `worst`.
-
-    Raises UserError for another disease.
-    """
-    refuse_unknown_disease(now, disease)
-    diseases = now.diseases
-    erm = scoped(now.reference, disease, diseases)
-    rows = complete_rows(now)
-
-    def means(name: str) -> Float[np.ndarray, " complete"]:
-        return now.trials.seen(name, disease, diseases)[rows, 0]
-
-    coordinates = np.stack([means(goal.name) for goal in now.goals], axis=1)
-    keeps = _feasible(now, rows)
-    defined = np.isfinite(coordinates).all(axis=1) & keeps
-    shown = [tuple(row) if there else None for row, there in zip(coordinates, defined, strict=True)]
-    return Judged(
-        rows=rows,
-        front=np.array(non_dominated(shown, now.goals), dtype=bool),
-        level=_levels(now.trials, rows, erm, disease, diseases),
-        control=_controls(means("eo_gap_vs_random")),
-        feasible=keeps,
-        coordinates=coordinates,
-        erm=erm,
-    )
-
-
-def refuse_unknown_disease(now: Snapshot, disease: str) -> None:
-    """Raise UserError where the study has no such front."""
-    known = (*now.diseases, MEAN, WORST)
-    if disease not in known:
-        raise UserError(
-            f"disease {disease!r} is not in study {now.study.name} (one of {', '.join(known)})"
-        )
-
-
-def complete_rows(now: Snapshot) -> Int[np.ndarray, " complete"]:
-    """Return the rows of the complete trials, by trial number."""
-    rows = np.flatnonzero(now.trials.complete)
-    return rows[np.argsort(now.trials.numbers[rows], kind="stable")]
-
-
 def front_view(now: Snapshot, disease: str, columns: Sequence[str]) -> dict[str, Any]:
     """Return the front with the `columns` asked for: what the page draws first."""
     judged = judge(now, disease)
-    known = judged.coordinates[np.isfinite(judged.coordinates).all(axis=1) & judged.feasible]
+    known = judged.usable
     worst = {goal.name: nadir(goal, known[:, i].tolist()) for i, goal in enumerate(now.goals)}
     ended = sum(now.counts[state] for state in ("complete", "failed", "pruned"))
     return {
@@ -195,54 +132,6 @@ def _confirmed(confirmation: Confirmation | None, disease: str) -> list[int]:
     ]
 
 
-def _feasible(now: Snapshot, rows: Int[np.ndarray, " complete"]) -> Bool[np.ndarray, " complete"]:
-    constraints = now.config.constraints
-    if not constraints:
-        return np.ones(len(rows), dtype=bool)
-    names = list(now.trials.names)
-    kept = []
-    for row in rows:
-        ends = now.trials.values[row]
-        metrics: dict[str, Measured] = {
-            name: Interval(*map(float, ends[place]))
-            for name, place in zip(names, range(len(names)), strict=True)
-            if math.isfinite(ends[place, 0])
-        }
-        kept.append(feasible(constraints, metrics, now.reference, now.diseases))
-    return np.array(kept, dtype=bool)
-
-
-def _controls(difference: Float[np.ndarray, " complete"]) -> Int[np.ndarray, " complete"]:
-    return np.where(np.isnan(difference), 2, np.where(difference < 0, 0, 1))
-
-
-def _levels(
-    trials: Trials,
-    rows: Int[np.ndarray, " complete"],
-    erm: Mapping[str, Measured],
-    disease: str,
-    diseases: Sequence[str],
-) -> Int[np.ndarray, " complete"]:
-    names = {*erm, *trials.bare_names(disease, diseases)}
-    rates = sorted(name for name in names if name.startswith(("tpr.", "tnr.")))
-    if not rates:
-        return np.full(len(rows), LEVELS.index("unknown"))
-    changes = np.stack(
-        [
-            trials.seen(name, disease, diseases)[rows, 0]
-            - (before.mean if isinstance(before := erm.get(name), Interval) else math.nan)
-            for name in rates
-        ],
-        axis=1,
-    )
-    with np.errstate(invalid="ignore"):
-        rose = changes.max(axis=1) > LEVEL_TOLERANCE_PP
-        fell = changes.min(axis=1) < -LEVEL_TOLERANCE_PP
-    level = np.where(rose & fell, 1, np.where(rose, 0, np.where(fell, 2, 3)))
-    level[np.isnan(changes).any(axis=1)] = 4
-    return level
-
-
 def _ends(values: Ends) -> dict[str, list[float | None]]:
     return {end: _json(values[:, i]) for i, end in enumerate(("mean", "low", "high"))}
 
@@ -250,4 +139,4 @@ def _ends(values: Ends) -> dict[str, list[float | None]]:
 def _json(values: Float[np.ndarray, " complete"]) -> list[float | None]:
     """Round to what a page can show: JSON of thousands of full floats is slow to write and read."""
     rounded = np.where(np.abs(values) < 1, np.round(values, _DIGITS), np.round(values, 3))
-    return [value if value == value else None for value in rounded.tolist()]
+    return [None if math.isnan(value) else value for value in rounded.tolist()]

@@ -138,7 +138,5 @@ async def _refuse(answer: Answer, send: Send) -> None:
         for key, value in answer.headers
         if key.lower() in kept
     ]
-    await send(
-        {"type": "http.response.start", "status": answer.status, "headers": headers}
-    )
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from study.live.judged import judge
+from study.live.source import Snapshot
 from study.pareto import hypervolume, nadir
-from study.web.front import judge
-from study.web.source import Snapshot
 
 
 def history_view(now: Snapshot, disease: str) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def history_view(now: Snapshot, disease: str) -> dict[str, Any]:
     judged = judge(now, disease)
     rows = {int(row): i for i, row in enumerate(judged.rows)}
     usable = np.isfinite(judged.coordinates).all(axis=1) & judged.feasible
-    known = judged.coordinates[usable]
+    known = judged.usable
     worst = {goal.name: nadir(goal, known[:, i].tolist()) for i, goal in enumerate(now.goals)}
     signs = np.array([-1.0 if goal.direction == "maximize" else 1.0 for goal in now.goals])
     order = sorted(range(len(now.trials)), key=lambda row: _when(now, row))

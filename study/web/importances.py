@@ -9,9 +9,9 @@ import numpy as np
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
+from study.live.judged import judge
+from study.live.source import Snapshot
 from study.spaces import distributions
-from study.web.front import judge
-from study.web.source import Snapshot
 from ude_core.errors import UserError
 
 FEWEST = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
@@ -17,7 +18,7 @@ from study.web.guard import Door
 from ude_core.errors import UserError
 
 if TYPE_CHECKING:
-    from study.web.source import Snapshot, Studies
+    from study.live.source import Snapshot, Studies
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Readers:
         """Return every study there is; the first call imports torch, seconds."""
         with self._lock:
             if self._studies is None:
-                from study.web.source import Studies
+                from study.live.source import Studies
 
                 self._studies = Studies(self._layout)
             return self._studies
@@ -101,14 +102,11 @@ class Answers:
 
     def reply(self, request: Request, key: tuple[object, ...], make: Callable[[], Any]) -> Response:
         """Return 304 where the caller has the answer of `key` already, else its JSON."""
-        from study.web.source import etag
-
-        tag = etag(*key)
+        text = json.dumps(key, default=str)
+        tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:24]}"'
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag})
-        return Response(
-            self._json(tag, make), media_type="application/json", headers={"ETag": tag}
-        )
+        return Response(self._json(tag, make), media_type="application/json", headers={"ETag": tag})
 
     def _json(self, tag: str, make: Callable[[], Any]) -> bytes:
         with self._lock:

@@ -14,12 +14,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.routing import Mount, Route
 
-from study.names import Layout
+from study.names import PAGES, Layout
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-PLACE = "/ude"
 ROOT_VARIABLE = "UDE_STUDY_ROOT"
 PLAIN, WITH_PASSWORDS = "ude-study", "ude-study-auth"
 
@@ -50,7 +49,7 @@ def _add_pages(app: FastAPI, *, guarded: bool) -> FastAPI:
     door = Door(flask_app, prefix)
     pages: Any = create_pages(layout, door, guarded=guarded)
     inner = Guarded(pages, door) if guarded else pages
-    place = f"{prefix}{PLACE}"
+    place = f"{prefix}{PAGES}"
 
     async def with_slash(request: Request) -> RedirectResponse:
         return RedirectResponse(f"{place}/")

@@ -1,7 +1,7 @@
 // How the search went: hypervolume, parameters, importances.
 import { get } from "./api.js";
 import { colors, plain, show, el, words } from "./dom.js";
-import { valuesOf } from "./front.js";
+import { titleOf, valuesOf } from "./front.js";
 
 const QUIET = { displayModeBar: false, responsive: true };
 
@@ -36,24 +36,24 @@ export async function drawImportances(place, view, goal) {
     type: "bar", orientation: "h", marker: { color: shade.accent },
     x: entries.map((e) => e.share), y: entries.map((e) => plain(words(e.name))), hovertemplate: "%{y}: %{x:.0%}<extra></extra>",
   }], frame(shade, {
-    xaxis: { title: { text: "share of what sets the best fifth apart (PED-ANOVA)" }, tickformat: ".0%", gridcolor: shade.grid, rangemode: "tozero" },
+    xaxis: { title: { text: "importance (PED-ANOVA)" }, tickformat: ".0%", gridcolor: shade.grid, rangemode: "tozero" },
     yaxis: { automargin: true },
   }), QUIET);
 }
 
-function dimension(name, values) {
+function dimension(name, values, label = plain(words(name))) {
   const known = values.filter((value) => value !== null && value !== undefined);
   if (known.some((value) => typeof value !== "number")) {
     const kinds = [...new Set(known.map(String))].sort();
-    return { label: plain(words(name)), values: values.map((v) => kinds.indexOf(String(v))), tickvals: kinds.map((_, k) => k), ticktext: kinds.map(plain) };
+    return { label, values: values.map((v) => kinds.indexOf(String(v))), tickvals: kinds.map((_, k) => k), ticktext: kinds.map(plain) };
   }
   const [low, high] = [Math.min(...known), Math.max(...known)];
   if (low > 0 && high / low > 50) {
     const ticks = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) ticks.push(power);
-    return { label: plain(words(name)), values: values.map((v) => (v === null ? null : Math.log10(v))), range: [Math.log10(low), Math.log10(high)], tickvals: ticks, ticktext: ticks.map((t) => `1e${t}`) };
+    return { label, values: values.map((v) => (v === null ? null : Math.log10(v))), range: [Math.log10(low), Math.log10(high)], tickvals: ticks, ticktext: ticks.map((t) => `1e${t}`) };
   }
-  return { label: plain(words(name)), values };
+  return { label, values };
 }
 
 export async function drawParallel(place, view, kept) {
@@ -64,12 +64,12 @@ export async function drawParallel(place, view, kept) {
   const shade = colors();
   const rows = view.trials.map((_, i) => i).filter((i) => kept[i] && view.goals.every((goal) => view.columns[`metric:${goal.name}`].mean[i] !== null));
   const some = (values) => rows.map((i) => values[i]);
-  const goals = view.goals.map((goal) => dimension(goal.name, some(view.columns[`metric:${goal.name}`].mean)));
+  const goals = view.goals.map((goal) => dimension(goal.name, some(view.columns[`metric:${goal.name}`].mean), plain(titleOf(view, goal.name))));
   const first = some(valuesOf(view.columns[`metric:${view.goals[0].name}`]));
   if (!rows.length) return;
   await window.Plotly.react(place, [{
     type: "parcoords", labelangle: -18, labelside: "top",
-    line: { color: first, colorscale: "Viridis", reversescale: view.goals[0].direction === "minimize", showscale: false },
+    line: { color: first, colorscale: [[0, shade.lifted], [0.5, shade.unchanged], [1, shade.levelled]], reversescale: view.goals[0].direction === "maximize", showscale: false },
     dimensions: [...wanted.map((id) => dimension(id.slice(6), some(valuesOf(found.columns[id])))), ...goals],
     labelfont: { color: shade.ink, size: 12 }, tickfont: { color: shade.quiet, size: 11 }, rangefont: { color: shade.quiet, size: 10 },
   }], frame(shade, { margin: { l: 60, r: 50, t: 70, b: 24 } }), QUIET);

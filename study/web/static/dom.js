@@ -35,6 +35,12 @@ export function number(value) {
   return value.toFixed(size < 1 ? 3 : 1);
 }
 
+// A change in percentage points, with its sign.
+export function change(value) {
+  const size = Math.abs(value);
+  return `${value < 0 ? "−" : "+"}${size.toFixed(size < 1 ? 2 : 1)}`;
+}
+
 export function interval(measured) {
   if (!measured || measured.mean === undefined) return "–";
   const digits = Math.max(...[measured.mean, measured.low, measured.high].map(Math.abs)) <= 1 ? 3 : 1;

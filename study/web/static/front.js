@@ -22,6 +22,10 @@ export function valuesOf(column) {
   return column.mean ?? column.value;
 }
 
+export function titleOf(view, metric) {
+  return view.axes.find((axis) => axis.id === `metric:${metric}`)?.title ?? metric.replaceAll("_", " ");
+}
+
 // Which points keep the reader's constraints; a limit that is null asks nothing.
 export function keeps(view, limits) {
   const erm = view.references[0]?.metrics ?? {};
@@ -128,7 +132,7 @@ function traces(view, state, shade) {
     if (rest.length) {
       made.push({
         ...common, type: many ? "scattergl" : "scatter", ...points(view, rest, state),
-        showlegend: !front.length, marker: { ...marker, size: 6, opacity: many ? 0.4 : 0.55 },
+        showlegend: !front.length, marker: { ...marker, size: many ? 6 : 9, opacity: many ? 0.45 : 0.7 },
       });
     }
     if (front.length) {
@@ -208,11 +212,12 @@ export async function drawFront(place, view, state) {
     return [{ type: "line", layer: "below", line: { color: shade.quiet, width: 1, dash: "dot" }, ...along }];
   };
   await window.Plotly.react(place, traces(view, state, shade), {
-    margin: { l: 56, r: 12, t: 8, b: 48 },
+    margin: { l: 56, r: 12, t: narrow ? 30 : 8, b: narrow ? 130 : 84 },
     paper_bgcolor: "transparent", plot_bgcolor: "transparent",
     font: { color: shade.ink, family: "inherit", size: narrow ? 11 : 13 },
     xaxis: axis(view, state.x, shade), yaxis: axis(view, state.y, shade),
-    legend: { orientation: "h", y: -0.2, yanchor: "top", font: { size: 12 }, itemsizing: "constant" },
+    legend: { orientation: "h", y: 0, yref: "container", yanchor: "bottom", font: { size: 12 }, itemsizing: "constant" },
+    modebar: { bgcolor: "transparent", color: shade.quiet, activecolor: shade.accent },
     shapes: [...line(state.x, "x"), ...line(state.y, "y")],
     hovermode: "closest", dragmode: narrow ? "pan" : "zoom",
     uirevision: `${view.study} ${view.disease} ${state.x} ${state.y}`,

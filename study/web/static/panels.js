@@ -1,6 +1,6 @@
 // One trial beside its run, and several beside each other.
 import { get, noise, post } from "./api.js";
-import { colors, el, interval, number, plain, say, show, words } from "./dom.js";
+import { change, colors, el, interval, number, plain, say, show, words } from "./dom.js";
 
 export function badge(detail) {
   const name = detail.control === "no better than noise" ? detail.control : detail.level;
@@ -15,8 +15,7 @@ function verdict(detail) {
 
 function difference(metric) {
   if (!metric.trial || !metric.erm) return el("td", {}, "–");
-  const change = metric.trial.mean - metric.erm.mean;
-  return el("td", {}, `${change >= 0 ? "+" : "−"}${number(Math.abs(change))}`);
+  return el("td", {}, change(metric.trial.mean - metric.erm.mean));
 }
 
 function rates(detail) {
@@ -54,9 +53,17 @@ function facts(detail) {
   return el("dl", { class: "facts" }, pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 }
 
-function metricTable(detail) {
+// The objectives first: they are what was searched for.
+function ordered(view, metrics) {
+  const goals = view.goals.map((goal) => goal.name);
+  const rank = (name) => (goals.includes(name) ? goals.indexOf(name) : goals.length);
+  return [...metrics].sort((a, b) => rank(a.name) - rank(b.name));
+}
+
+function metricTable(view, detail) {
   const chance = detail.confirmed?.dominance;
-  const rows = detail.metrics.map((metric) => el("tr", {}, el("th", { scope: "row" }, metric.title),
+  const goals = new Set(view.goals.map((goal) => goal.name));
+  const rows = ordered(view, detail.metrics).map((metric) => el("tr", { class: goals.has(metric.name) ? "goal" : null }, el("th", { scope: "row" }, metric.title),
     el("td", {}, interval(metric.trial)), el("td", {}, interval(metric.erm)), difference(metric)));
   const tested = detail.confirmed && [
     el("h3", {}, "On the test split"),
@@ -92,7 +99,7 @@ export async function detailPanel(place, view, state, actions) {
     told,
     el("div", { class: "detail" },
       el("div", {}, detail.has_noise ? el("img", { src: noise(view.study, trial, false), alt: `Noise map of trial ${trial}: red adds light, blue takes it away` }) : el("p", { class: "quiet" }, "Its noise is not on this machine."), facts(detail)),
-      el("div", {}, rates(detail), metricTable(detail))));
+      el("div", {}, rates(detail), metricTable(view, detail))));
   const found = await get(["studies", view.study, "trials", trial, "run"]).catch(() => ({}));
   if (found.run) {
     link.className = "";
@@ -126,7 +133,7 @@ export async function comparePanel(place, view, state, actions) {
   }
   const details = await Promise.all(wanted.map((trial) => get(["studies", view.study, "trials", trial], { disease: view.disease })));
   if (wanted.join() !== state.compare.join()) return;
-  const names = details[0].metrics.map((metric) => metric.name);
+  const names = ordered(view, details[0].metrics).map((metric) => metric.name);
   const of = (detail, name) => detail.metrics.find((metric) => metric.name === name);
   const params = [...new Set(details.flatMap((detail) => Object.keys(detail.params)))];
   const row = (title, cells) => el("tr", {}, el("th", { scope: "row" }, title), cells.map((cell) => el("td", {}, cell)));

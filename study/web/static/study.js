@@ -2,8 +2,8 @@
 import { get } from "./api.js";
 import { drawHistory, drawImportances, drawParallel } from "./charts.js";
 import { controls } from "./controls.js";
-import { el, interval, number, say, show, words } from "./dom.js";
-import { drawFront, frontOf, keeps, kindOf, KINDS } from "./front.js";
+import { el, interval, number, say, show } from "./dom.js";
+import { drawFront, frontOf, keeps, kindOf, KINDS, titleOf } from "./front.js";
 import { comparePanel, detailPanel, tip } from "./panels.js";
 
 const SOON = 2000;
@@ -85,20 +85,19 @@ export class StudyPage {
       caption: el("p", { class: "quiet small" }), table: el("div", { class: "scroll" }),
       detail: el("section", { class: "card section", id: "detail", "aria-label": "The chosen trial" }), compare: el("div"),
       history: el("div", { class: "plot low", id: "history" }), importances: el("div", { class: "plot low", id: "importances" }), parallel: el("div", { class: "plot low", id: "parallel" }),
-      goal: el("select", { "aria-label": "Importances for", onchange: (e) => { this.state.goal = e.target.value; this.drawSearch(); } }),
+      goal: el("select", { class: "some", "aria-label": "Importances for", onchange: (e) => { this.state.goal = e.target.value; this.drawSearch(); } }),
     };
     const p = this.places;
     const along = (name) => el("label", {}, el("input", { type: "radio", name: "along", value: name, checked: name === this.state.along, onchange: () => { this.state.along = name; this.drawSearch(); } }), `over ${name}`);
     show(this.main, p.head,
-      el("div", { class: "board" }, p.controls,
-        el("div", { class: "stage" }, el("div", { class: "card" }, p.front, p.caption), p.detail,
-          el("section", { class: "card section" }, el("h2", {}, "The front, as a table"), p.table))),
+      el("div", { class: "board" }, el("div", { class: "card" }, p.front, p.caption), p.controls, p.detail,
+        el("section", { class: "card section" }, el("h2", {}, "The front, as a table"), p.table)),
       el("section", { class: "card section", id: "compare" }, el("h2", {}, "Side by side"), p.compare),
       el("div", { class: "grid2" },
         el("section", { class: "card" }, el("h2", {}, "Hypervolume"), el("div", { class: "choice" }, along("trials"), along("queries")), p.history),
-        el("section", { class: "card" }, el("h2", {}, "What matters"), p.goal, p.importances)),
+        el("section", { class: "card" }, el("h2", {}, "What matters"), el("p", { class: "quiet small" }, "What sets the best fifth of the trials apart, for"), p.goal, p.importances)),
       el("section", { class: "card section" }, el("h2", {}, "Parameters"), el("p", { class: "quiet small" }, "Each line is a trial; drag along an axis to keep a part of it."), el("div", { class: "wide" }, p.parallel)));
-    show(p.goal, this.view.goals.map((goal) => el("option", { value: goal.name, selected: goal.name === this.state.goal }, words(goal.name))));
+    show(p.goal, this.view.goals.map((goal) => el("option", { value: goal.name, selected: goal.name === this.state.goal }, titleOf(this.view, goal.name))));
     this.tip = el("div", { class: "card tip", hidden: true });
     document.body.append(this.tip);
     this.drawControls();
@@ -197,7 +196,7 @@ export class StudyPage {
     };
     if (i < 0) {
       const reference = this.view.references[-1 - i];
-      show(this.tip, el("strong", {}, reference.label), this.view.goals.map((goal) => el("p", {}, `${words(goal.name)}: ${interval(reference.metrics[goal.name])}`)));
+      show(this.tip, el("strong", {}, reference.label), this.view.goals.map((goal) => el("p", {}, `${titleOf(this.view, goal.name)}: ${interval(reference.metrics[goal.name])}`)));
     } else {
       const trial = this.view.trials[i];
       const detail = await get(["studies", this.study, "trials", trial], { disease: this.view.disease }).catch(() => null);
@@ -228,7 +227,7 @@ export class StudyPage {
     const erm = view.references.map((reference) => el("tr", {}, el("td", {}, reference.label), view.goals.map((goal) => el("td", {}, interval(reference.metrics[goal.name]))), el("td", { class: "words" }, "reference"), el("td", { class: "words" }, "–"), el("td")));
     const focus = document.activeElement?.getAttribute?.("data-trial") ?? null;
     show(this.places.table, el("table", { id: "front-table" },
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "trial"), view.goals.map((goal) => el("th", { scope: "col" }, `${words(goal.name)} ${goal.direction === "minimize" ? "↓" : "↑"}`)),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "trial"), view.goals.map((goal) => el("th", { scope: "col" }, `${titleOf(view, goal.name)} ${goal.direction === "minimize" ? "↓" : "↑"}`)),
         el("th", { scope: "col", class: "words" }, "against ERM and noise"), el("th", { scope: "col", class: "words" }, "confirmed"), el("th", { scope: "col" }, "compare"))),
       el("tbody", {}, erm, rows.slice(0, MOST_ROWS).map(line))),
     rows.length > MOST_ROWS ? el("p", { class: "quiet" }, `and ${number(rows.length - MOST_ROWS)} more`) : null);

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from study.live.rows import FinishedRow
 from study.metric_names import DISEASE_METRICS
 from study.pareto import MEAN, WORST
 from study.records import ParameterValue, TrialState
-from study.web.rows import FinishedRow
 
 Ends = Float[np.ndarray, "trials 3"]
 """Mean, low and high of a metric, one row a trial; NaN where it is undefined or was not measured."""

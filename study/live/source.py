@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from study.api import Study
 from study.config import StudyConfig
 from study.confirm import Confirmation, confirmation_file, load_confirmation
 from study.database import study_names
+from study.live.rows import Standing, new_rows, standing
+from study.live.table import Trials, TrialTable
 from study.names import Layout
 from study.pareto import Goal, goals_of
 from study.records import TRIAL_STATES
-from study.web.rows import Standing, new_rows, standing
-from study.web.table import Trials, TrialTable
 from ude_core.errors import UserError
 from ude_core.storage import digest
 from ude_core.types import Measured
@@ -54,9 +54,8 @@ class Snapshot:
 class StudySource:
     """One study, read again only as far as it has changed. Safe to call from many threads."""
 
-    def __init__(self, name: str, layout: Layout) -> None:
-        self._name = name
-        self._layout = layout
+    def __init__(self, open_study: Callable[[], Study]) -> None:
+        self._open = open_study
         self._lock = threading.Lock()
         self._study: Study | None = None
         self._table = TrialTable()
@@ -66,7 +65,7 @@ class StudySource:
     def snapshot(self) -> Snapshot:
         """Return the study as it is now. Raises UserError where it cannot be read."""
         with self._lock:
-            study = self._study or Study.open(self._name, self._layout.root)
+            study = self._study or self._open()
             self._study = study
             engine, study_id = study.ledger.engine, study.ledger.study_id
             with engine.connect() as connection:
@@ -100,7 +99,6 @@ class StudySource:
         if text != self._config:  # a later launch may have raised the target
             config = StudyConfig.model_validate_json(text)
             study = Study(study.name, study.root, config, study.ledger)
-            study.ledger.config = config
             self._study, self._config = study, text
         trials = self._table.view()
         try:
@@ -138,8 +136,11 @@ class Studies:
             if source is None:
                 if name not in self.names():
                     raise UserError(f"there is no study {name!r}")
-                source = self._sources[name] = StudySource(name, self.layout)
+                source = self._sources[name] = StudySource(partial(self._open, name))
         return source.snapshot()
+
+    def _open(self, name: str) -> Study:
+        return Study.open(name, self.layout.root)
 
     def summary(self, name: str) -> dict[str, Any]:
         """Return one line about a study, or why it cannot be read."""
@@ -169,8 +170,3 @@ class Studies:
             for source in self._sources.values():
                 source.close()
             self._sources.clear()
-
-
-def etag(*parts: object) -> str:
-    """Return the ETag of an answer that follows from `parts`."""
-    return f'"{digest(json.dumps(parts, default=str))[:24]}"'

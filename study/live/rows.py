@@ -64,7 +64,7 @@ def standing(connection: sa.Connection, study_id: int) -> Standing:
     return Standing(
         counts={STATES[state]: count for state, count, _ in found},
         last_ended=max(ends, default=None),
-        about={key: text for key, text in about},
+        about={str(row.key): str(row.value_json) for row in about},
     )
 
 
@@ -104,12 +104,10 @@ def _results_of(connection: sa.Connection, ids: list[int]) -> dict[int, str]:
             _attrs.c.trial_id.in_(ids), _attrs.c.key == RESULT
         )
     )
-    return {trial_id: text for trial_id, text in found}
+    return {int(row.trial_id): str(row.value_json) for row in found}
 
 
-def _params_of(
-    connection: sa.Connection, ids: list[int]
-) -> dict[int, dict[str, ParameterValue]]:
+def _params_of(connection: sa.Connection, ids: list[int]) -> dict[int, dict[str, ParameterValue]]:
     found: dict[int, dict[str, ParameterValue]] = {}
     rows = connection.execute(
         sa.select(
