@@ -16,6 +16,7 @@ import torch
 from benchmarks.candidate_vs_bare import mobilenetv2, vit_b16
 from benchmarks.footprint import cost_vs_size, worker_memory
 from benchmarks.overhead import overhead_growth, overhead_vs_stock
+from benchmarks.pages import pages
 from benchmarks.pruning_saved import pruning_saved
 from benchmarks.saturated_step import saturated_step
 from benchmarks.simulate_scale import simulated_scale
@@ -37,6 +38,7 @@ BENCHMARKS: Mapping[str, Callable[[], tuple[float, dict[str, Any]]]] = {
     "simulated_scale": simulated_scale,
     "utilisation": utilisation,
     "pruning_saved": pruning_saved,
+    "pages": pages,
 }
 
 

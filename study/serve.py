@@ -8,16 +8,17 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from study.names import PAGES, Layout
+from study.names import PAGES, Layout, runs_page
 from study.web.server import PLAIN, ROOT_VARIABLE
 from ude_core.errors import UserError
 
 HOST = "127.0.0.1"
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
+"""What the server is started with: nothing leaves this machine, no pickle is read."""
 
 
 def serve_mlflow(root: Path, port: int) -> NoReturn:
@@ -28,9 +29,11 @@ def serve_mlflow(root: Path, port: int) -> NoReturn:
     refuse_taken_port(port)
     command = server_command(layout, port)
     address = f"http://{HOST}:{port}"
-    for line in (f"{address}{PAGES}/  the studies (Ctrl-C stops it)", f"{address}  MLflow"):
+    lines = [f"{address}{PAGES}/  the studies (Ctrl-C stops it)", f"{address}  MLflow"]
+    lines += [f"{runs_page(address, name)}  MLflow's table of {name}" for name in layout.studies()]
+    for line in lines:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
-    os.execve(command[0], command, os.environ | _ENVIRONMENT | {ROOT_VARIABLE: str(layout.root)})
+    os.execve(command[0], command, os.environ | ENVIRONMENT | {ROOT_VARIABLE: str(layout.root)})
 
 
 def server_command(layout: Layout, port: int) -> list[str]:

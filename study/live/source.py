@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
 from study.api import Study
 from study.config import StudyConfig
 from study.confirm import Confirmation, confirmation_file, load_confirmation
-from study.database import study_names
+from study.database import LedgerUnavailableError, study_names
 from study.live.rows import Standing, new_rows, standing
 from study.live.table import Trials, TrialTable
 from study.names import Layout
@@ -20,6 +23,9 @@ from study.records import TRIAL_STATES
 from ude_core.errors import UserError
 from ude_core.storage import digest
 from ude_core.types import Measured
+
+DATABASE_PROBLEMS = (SQLAlchemyError, StorageInternalError, LedgerUnavailableError)
+"""What a database that is away or damaged raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +152,7 @@ class Studies:
         """Return one line about a study, or why it cannot be read."""
         try:
             now = self.snapshot(name)
-        except (UserError, ValueError, KeyError, TypeError) as error:
+        except (UserError, ValueError, KeyError, TypeError, *DATABASE_PROBLEMS) as error:
             problem = str(error) if isinstance(error, UserError) else type(error).__name__
             return {"study": name, "state": "unreadable", "problem": problem}
         ended = sum(now.counts[state] for state in ("complete", "failed", "pruned"))

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, HTTPException, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
 from study.names import Layout, trial_name
 from study.run_table import runs_view
@@ -82,6 +82,14 @@ def _add_fronts(pages: FastAPI, readers: Readers, answers: Answers, door: Door) 
         name = readers.snapshot(study, request).study.name
         experiment = door.experiment(name, request.headers)
         return {"runs": runs_view(experiment) if experiment else None}
+
+    @pages.get("/runs/{study}")
+    def runs(study: str, request: Request) -> Response:
+        name = readers.snapshot(study, request).study.name
+        experiment = door.experiment(name, request.headers)
+        if experiment is None:
+            raise HTTPException(404, f"MLflow has no runs of {name}; ude-study sync writes them")
+        return RedirectResponse(f"../../#{runs_view(experiment)}")
 
     @pages.get("/api/studies/{study}/columns")
     def columns(study: str, request: Request, disease: str, column: Columns = None) -> Response:

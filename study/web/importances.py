@@ -42,7 +42,7 @@ def importances_view(now: Snapshot, disease: str, goal: str) -> dict[str, Any]:
     ]
     answer: dict[str, Any] = {"goal": goal, "disease": disease, "version": now.version}
     if len(usable) < FEWEST:
-        return answer | {"importances": [], "why": f"needs {FEWEST} complete trials"}
+        return answer | {"importances": [], "why": f"they take {FEWEST} complete trials"}
     if len(usable) > _MOST:
         chosen = np.linspace(0, len(usable) - 1, _MOST).round().astype(int)
         usable = [usable[i] for i in chosen]
@@ -54,6 +54,9 @@ def importances_view(now: Snapshot, disease: str, goal: str) -> dict[str, Any]:
         ]
     )
     evaluator = PedAnovaImportanceEvaluator(target_quantile=_QUANTILE)
-    found = get_param_importances(study, evaluator=evaluator, target=lambda trial: trial.value)
+    found = get_param_importances(study, evaluator=evaluator)
     ordered = sorted(found.items(), key=lambda item: -item[1])
-    return answer | {"importances": [{"name": n, "share": round(v, 4)} for n, v in ordered]}
+    return answer | {
+        "trials": len(usable),
+        "importances": [{"name": n, "share": round(v, 4)} for n, v in ordered],
+    }

@@ -68,7 +68,13 @@ class Readers:
         """Return a study as it is now. Raises UserError where there is none that the caller may see."""
         if not self._may_see(study, request):
             raise UserError(f"there is no study {study!r}")
-        return self.studies().snapshot(study)
+        from study.live.source import DATABASE_PROBLEMS
+
+        try:
+            return self.studies().snapshot(study)
+        except DATABASE_PROBLEMS as error:  # its text may hold the database's URL
+            log.warning("study %s: %s", study, type(error).__name__)
+            raise HTTPException(503, f"the database of {study} does not answer") from None
 
     def refuse_foreign_page(self, request: Request) -> None:
         """Raise 403 where a request that writes was not sent by one of our own pages."""

@@ -36,7 +36,7 @@ export async function drawImportances(place, view, goal) {
     type: "bar", orientation: "h", marker: { color: shade.accent },
     x: entries.map((e) => e.share), y: entries.map((e) => plain(words(e.name))), hovertemplate: "%{y}: %{x:.0%}<extra></extra>",
   }], frame(shade, {
-    xaxis: { title: { text: "importance (PED-ANOVA)" }, tickformat: ".0%", gridcolor: shade.grid, rangemode: "tozero" },
+    xaxis: { title: { text: `importance (PED-ANOVA, ${found.trials.toLocaleString("en-GB")} trials)` }, tickformat: ".0%", gridcolor: shade.grid, rangemode: "tozero" },
     yaxis: { automargin: true },
   }), QUIET);
 }
