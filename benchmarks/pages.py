@@ -24,6 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    json_to_distribution,
+)
 
 from benchmarks.prefill import Row, fill_study
 from study import serve
@@ -34,7 +40,7 @@ from study.metric_names import DISEASE_METRICS, STUDY_METRICS
 from study.names import Layout
 from study.web.front import front_view
 from study.web.server import ROOT_VARIABLE
-from ude_core.results import metrics_from_json, metrics_to_json
+from ude_core.results import metrics_to_json
 from ude_core.seeding import numpy_generator
 from ude_core.types import Interval, QueryCount, TrialResult
 
@@ -117,10 +123,19 @@ def _make(layout: Layout) -> None:
     def vary(row: Row, rng: np.random.Generator) -> Row:
         content = json.loads(row["value_json"])
         content["metrics"] = metrics_to_json(synthetic(rng))
-        assert metrics_from_json(content["metrics"])
         return {**row, "value_json": json.dumps(content)}
 
-    fill_study(ledger._storage, ledger.study_id, TRIALS, rng, {"trial_user_attributes": vary})
+    def within(row: Row, rng: np.random.Generator) -> Row:
+        searched = json_to_distribution(row["distribution_json"])
+        if isinstance(searched, CategoricalDistribution):
+            return {**row, "param_value": float(rng.integers(len(searched.choices)))}
+        assert isinstance(searched, FloatDistribution | IntDistribution)
+        value = float(rng.uniform(searched.low, searched.high))
+        whole = isinstance(searched, IntDistribution)
+        return {**row, "param_value": float(round(value)) if whole else value}
+
+    changes = {"trial_user_attributes": vary, "trial_params": within}
+    fill_study(ledger._storage, ledger.study_id, TRIALS, rng, changes)
     ledger.close()
 
 
@@ -213,7 +228,7 @@ def _chromium(address: str) -> dict[str, Any]:
         for _ in range(REPEATS):
             context = browser.new_context(viewport={"width": 1360, "height": 900})
             page = context.new_page()
-            page.goto(f"{address}/ude/#/study/pages?disease=edema")
+            page.goto(f"{address}/ude/#/study/pages?disease=edema", wait_until="commit")
             page.wait_for_function(f"{mark}.length > 0", timeout=120_000)
             paints.append(page.evaluate(f"{mark}[0].startTime") / 1000)
             if len(paints) == REPEATS:

@@ -90,7 +90,7 @@ def test_a_reader_finds_a_point_and_exports_it(server: Server, layout: Layout) -
 
     with chromium() as browser:
         with page(browser) as opened:
-            opened.goto(f"{server.address}/ude/")
+            opened.goto(f"{server.address}/ude/", wait_until="commit")
             opened.click("text=tiny")
             seen = painted(opened)
             opened.select_option("#disease", "edema")
@@ -140,7 +140,7 @@ def test_a_reader_finds_a_point_and_exports_it(server: Server, layout: Layout) -
         context = browser.new_context()
         run = context.new_page()
         run.set_default_timeout(120_000)
-        run.goto(f"{server.address}/ude/#/study/tiny?disease=edema&trial=1")
+        run.goto(f"{server.address}/ude/#/study/tiny?disease=edema&trial=1", wait_until="commit")
         run.wait_for_selector("#run[href]")
         run.click("#run")
         run.wait_for_selector("h1:has-text('trial 00001'), h2:has-text('trial 00001')")
@@ -154,7 +154,7 @@ def test_mlflows_own_table_shows_trials_metrics_and_the_front(server: Server) ->
     with chromium() as browser:
         opened = browser.new_context(viewport={"width": 1800, "height": 900}).new_page()
         opened.set_default_timeout(120_000)
-        opened.goto(f"{server.address}/ude/#/study/tiny")
+        opened.goto(f"{server.address}/ude/#/study/tiny", wait_until="commit")
         opened.click("#mlflow:has-text('MLflow runs')")
         opened.wait_for_selector("text=trial 00004")
         for trial in range(5):
@@ -173,7 +173,7 @@ def test_a_narrow_dark_window_and_the_keyboard(server: Server) -> None:
     from chromium import NARROW, chromium, page, painted
 
     with chromium() as browser, page(browser, NARROW, color_scheme="dark") as opened:
-        opened.goto(f"{server.address}/ude/#/study/tiny?disease=edema")
+        opened.goto(f"{server.address}/ude/#/study/tiny?disease=edema", wait_until="commit")
         painted(opened)
         opened.wait_for_selector("#parallel.js-plotly-plot")
         assert opened.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
@@ -201,7 +201,7 @@ def test_points_appear_while_trials_end(server: Server, layout: Layout) -> None:
 
     ledger = Ledger.open("tiny", layout.root)
     with chromium() as browser, page(browser) as opened:
-        opened.goto(f"{server.address}/ude/#/study/tiny?disease=edema")
+        opened.goto(f"{server.address}/ude/#/study/tiny?disease=edema", wait_until="commit")
         painted(opened)
         opened.evaluate("window.never_reloaded = true")
         before = len(ledger.trials())

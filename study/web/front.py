@@ -31,7 +31,8 @@ _DIGITS = 6
 
 
 def front_view(now: Snapshot, disease: str, columns: Sequence[str]) -> dict[str, Any]:
-    """Return the front with the `columns` asked for: what the page draws first."""
+    """Return the front with its objectives and the `columns` asked for: what the page draws first."""
+    wanted = dict.fromkeys((*(f"metric:{goal.name}" for goal in now.goals), *columns))
     judged = judge(now, disease)
     known = judged.usable
     worst = {goal.name: nadir(goal, known[:, i].tolist()) for i, goal in enumerate(now.goals)}
@@ -59,7 +60,7 @@ def front_view(now: Snapshot, disease: str, columns: Sequence[str]) -> dict[str,
         "control": judged.control.tolist(),
         "feasible": judged.feasible.astype(int).tolist(),
         "confirmed": _confirmed(now.confirmation, disease),
-        "columns": columns_view(now, disease, columns, judged.rows),
+        "columns": columns_view(now, disease, tuple(wanted), judged.rows),
     }
 
 

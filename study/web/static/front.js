@@ -199,8 +199,18 @@ function axis(view, id, shade) {
   };
 }
 
+// Plotly is large: it is read while the figures are still on their way.
+function plotly() {
+  const script = document.getElementById("plotly");
+  return window.Plotly ? Promise.resolve() : new Promise((done, failed) => {
+    script.addEventListener("load", done);
+    script.addEventListener("error", () => failed(new Error("the charts could not be loaded")));
+  });
+}
+
 // Draw the front; resolves once it is on the screen.
 export async function drawFront(place, view, state) {
+  await plotly();
   const shade = colors();
   const narrow = place.clientWidth < 520;
   const erm = view.references[0]?.metrics ?? {};
