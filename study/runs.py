@@ -143,8 +143,11 @@ class StudyRuns:
         if record.state == "complete":
             own = labels(record.metrics, self._erm, self._config.cohort.diseases)
             known = self._marks.get(trial_name(record.number), {})
-            tags |= {name: known.get(name, value) for name, value in own.items()}
-            self._marks[trial_name(record.number)] = known | tags
+            # Who is on a front is for `mark` to say; what it said last holds until then.
+            tags |= own | {
+                name: known[name] for name in own if name in known and not name.startswith("label.")
+            }
+            self._marks[trial_name(record.number)] = {**known, **tags}
         try:
             if has_result(record.folder):
                 picture = record.folder / "noise.png"

@@ -46,15 +46,16 @@ class Judged:
     @property
     def usable(self) -> Float[np.ndarray, "usable goals"]:
         """The objectives of the trials that may be on the front: defined, and within constraints."""
-        return self.coordinates[np.isfinite(self.coordinates).all(axis=1) & self.feasible]
+        defined = np.isfinite(self.coordinates).all(axis=1)
+        return np.asarray(self.coordinates[defined & self.feasible])
 
     def level_of(self, at: int) -> Levelling:
         """Return whom the trial in row `at` helped or hurt."""
-        return LEVELS[self.level[at]]
+        return LEVELS[int(self.level[at])]
 
     def control_of(self, at: int) -> Control:
         """Return how the trial in row `at` stands against random noise."""
-        return CONTROLS[self.control[at]]
+        return CONTROLS[int(self.control[at])]
 
 
 def judge(now: Snapshot, disease: str) -> Judged:
@@ -68,7 +69,7 @@ def judge(now: Snapshot, disease: str) -> Judged:
     rows = complete_rows(now)
 
     def means(name: str) -> Float[np.ndarray, " complete"]:
-        return now.trials.seen(name, disease, diseases)[rows, 0]
+        return np.asarray(now.trials.seen(name, disease, diseases)[rows, 0])
 
     coordinates = np.stack([means(goal.name) for goal in now.goals], axis=1)
     keeps = _feasible(now, rows)

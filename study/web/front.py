@@ -102,7 +102,7 @@ def _axes(now: Snapshot, disease: str) -> list[dict[str, str]]:
         {
             "id": f"metric:{name}",
             "title": title(name),
-            "better": DISEASE_METRICS.get(name) or STUDY_METRICS.get(name, ""),
+            "better": str(DISEASE_METRICS.get(name) or STUDY_METRICS.get(name) or ""),
             "kind": "metric",
         }
         for name in now.trials.bare_names(disease, now.diseases)
