@@ -118,7 +118,7 @@ def test_a_reader_finds_a_point_and_exports_it(server: Server, layout: Layout) -
             tip.wait_for()
             assert "Trial 1" in tip.inner_text()
             assert "TPR female" in tip.inner_text()
-            assert opened.evaluate("document.querySelector('.tip img').naturalWidth") > 0
+            opened.wait_for_function("document.querySelector('.tip img').naturalWidth > 0")
 
             opened.mouse.click(x, y)
             opened.wait_for_selector("#run[href]")
