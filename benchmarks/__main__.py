@@ -41,6 +41,7 @@ SERVICE: Mapping[str, tuple[str, str]] = {
     "utilisation": ("utilisation", "utilisation"),
     "pruning_saved": ("pruning_saved", "pruning_saved"),
     "selection_honesty": ("selection_honesty", "selection_honesty"),
+    "pages": ("pages", "pages"),
 }
 """The same for those that need Ray, Optuna and MLflow."""
 

@@ -15,7 +15,7 @@ from study.meter import paid_queries
 from study.names import trial_number
 from study.pareto import front_of
 from study.records import TrialRecord
-from study.runs import metric_name
+from study.run_metrics import metric_name
 from ude_core.results import load_result, metrics_to_json
 from ude_core.types import Interval
 

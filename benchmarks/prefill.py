@@ -14,14 +14,23 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
 Row = dict[str, Any]
+Change = Callable[[Row, np.random.Generator], Row]
 _AT_ONCE = 20_000
 
 
-def fill_study(storage: RDBStorage, study_id: int, upto: int, rng: np.random.Generator) -> None:
+def fill_study(
+    storage: RDBStorage,
+    study_id: int,
+    upto: int,
+    rng: np.random.Generator,
+    vary: Mapping[str, Change] | None = None,
+) -> None:
     """Copy the study's first trial, which must be complete, until it has `upto` trials.
 
-    Copies have parameters of their own, and values near the original's.
+    Copies have parameters of their own, and values near the original's. `vary` changes rows of
+    other tables, or changes them otherwise.
     """
+    changes = {**_CHANGES, **(vary or {})}
     tables = tables_of(storage.engine)
     with storage.engine.begin() as connection:
         trials = tables["trials"]
@@ -40,7 +49,7 @@ def fill_study(storage: RDBStorage, study_id: int, upto: int, rng: np.random.Gen
             table = tables[name]
             key = next(column.name for column in table.primary_key)
             rows = _all(connection, table, table.c.trial_id == original)
-            change = _CHANGES.get(name, _as_it_is)
+            change = changes.get(name, _as_it_is)
             _insert(
                 connection,
                 table,
@@ -90,7 +99,7 @@ def _new_value(row: Row, rng: np.random.Generator) -> Row:
     return {**row, "value": row["value"] * (0.5 + rng.random())}
 
 
-_CHANGES: Mapping[str, Callable[[Row, np.random.Generator], Row]] = {
+_CHANGES: Mapping[str, Change] = {
     "trial_params": _new_param,
     "trial_values": _new_value,
 }

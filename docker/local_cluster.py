@@ -224,6 +224,8 @@ def start_service(
             "MLFLOW_USERS_FILE": str(secrets / "mlflow_users_url"),
             "MLFLOW_ADMIN_PASSWORD_FILE": str(secrets / "mlflow_admin_password"),
             "MLFLOW_SECRET_KEY_FILE": str(secrets / "mlflow_secret_key"),
+            "UDE_STUDY_ROOT": driver["UDE_STUDY_ROOT"],
+            "UDE_STUDY_STORAGE_FILE": driver["UDE_STUDY_STORAGE_FILE"],
         },
     )
     store = f"--object-store-memory {_OBJECT_STORE_BYTES} --include-log-monitor false"
@@ -394,6 +396,7 @@ def mlflow_runs(uri: str, secrets: Path) -> list[dict[str, Any]]:
 def check_doors(driver: Mapping[str, str], secrets: Path) -> dict[str, int]:
     """Knock at every door with and without its key; return the statuses. Raises ClusterError."""
     runs = f"{driver['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    pages = f"{driver['MLFLOW_TRACKING_URI']}/ude/api/studies"
     jobs = f"{driver['RAY_API_SERVER_ADDRESS']}/api/jobs/"
     wrong = {"Authorization": f"Basic {base64.b64encode(b'admin:wrong').decode()}"}
     found = {
@@ -401,6 +404,8 @@ def check_doors(driver: Mapping[str, str], secrets: Path) -> dict[str, int]:
         "mlflow_with_wrong_password": answer(runs, wrong),
         "mlflow_with_password": answer(runs, _basic(secrets)),
         "mlflow_from_elsewhere": answer(runs, {**_basic(secrets), "Host": "evil.example"}),
+        "pages_without_password": answer(pages),
+        "pages_with_password": answer(pages, _basic(secrets)),
         "ray_without_token": answer(jobs),
         "ray_with_wrong_token": answer(jobs, {"Authorization": "Bearer wrong"}),
         "ray_with_token": answer(jobs, _bearer(secrets)),

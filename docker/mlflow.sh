@@ -1,11 +1,12 @@
 #!/bin/sh
-# MLflow, behind passwords. Secrets come from files: none is in the command line or in `docker inspect`.
+# MLflow with the studies' pages, behind passwords. Secrets come from files: none is in the command line or in `docker inspect`.
 #   MLFLOW_DATABASE_FILE, MLFLOW_USERS_FILE   files with the URLs of its two databases
 #   MLFLOW_ADMIN_PASSWORD_FILE                for the first start; afterwards it is in the database
 #   MLFLOW_SECRET_KEY_FILE                    signs the forms of its pages
 #   MLFLOW_ARTIFACTS                          a folder, or the URL of an object store
 #   MLFLOW_ALLOWED_HOSTS                      the Host headers it answers to
-#   MLFLOW_HOST (0.0.0.0), MLFLOW_PORT (5000), MLFLOW_APP (basic-auth), MLFLOW_ADMIN (admin)
+#   UDE_STUDY_ROOT, UDE_STUDY_STORAGE_FILE    the studies that the pages under /ude show
+#   MLFLOW_HOST (0.0.0.0), MLFLOW_PORT (5000), MLFLOW_APP (ude-study-auth), MLFLOW_ADMIN (admin)
 set -eu
 umask 077
 settings=$(mktemp)
@@ -28,7 +29,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 export MLFLOW_DISABLE_TELEMETRY=true
 
 exec mlflow server \
-    --app-name "${MLFLOW_APP:-basic-auth}" \
+    --app-name "${MLFLOW_APP:-ude-study-auth}" \
     --host "${MLFLOW_HOST:-0.0.0.0}" \
     --port "${MLFLOW_PORT:-5000}" \
     --allowed-hosts "${MLFLOW_ALLOWED_HOSTS:?expected the hosts it answers to}" \

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -81,6 +82,7 @@ def launch(
     else:
         show_fronts(opened)
         _print_ending(opened, outcome)
+        _print_pages(opened)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -230,6 +232,20 @@ def _print_ending(study: Study, outcome: Outcome) -> None:
         typer.echo(f"and {len(failed) - _REASONS} more: ude-study trials {study.name}", err=True)
     if outcome.interrupted is not None:
         typer.echo("interrupted: nothing finished is lost; the same command continues", err=True)
+
+
+def _print_pages(study: Study) -> None:
+    """Say where to look: on the server that recorded the study, or on one to be started."""
+    from study.names import runs_page, study_page
+
+    server = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    recorded = server.scheme in ("http", "https")
+    host = server.netloc.rpartition("@")[2]  # an address may hold a password
+    address = f"{server.scheme}://{host}{server.path}" if recorded else "http://127.0.0.1:5000"
+    if not recorded:
+        typer.echo(f"look at it: ude-study serve --root {study.root}, and open")
+    typer.echo(f"{study_page(address, study.name)}  the front")
+    typer.echo(f"{runs_page(address, study.name)}  its runs in MLflow")
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ from study.cli_support import (
 from ude_core.errors import UserError
 
 if TYPE_CHECKING:
+    from study.api import Study
     from study.publish import Published
 
 app = typer.Typer()
@@ -109,6 +111,8 @@ def confirm(
     opened = open_study(study, root)
     found, fresh = run(opened, repeats=repeats, controls=controls)
     path = confirmation_file(opened)
+    if fresh:
+        _tell_mlflow(opened)
     if as_json:
         typer.echo(path.read_text(encoding="utf-8"), nl=False)
         return
@@ -118,6 +122,21 @@ def confirm(
     if not found.points:
         typer.echo("no front point beats random noise of its own norm: only ERM was confirmed")
     typer.echo(f"{path} ({'written' if fresh else 'unchanged: confirmed before'})")
+
+
+def _tell_mlflow(study: Study) -> None:
+    """Mark the confirmed trials in MLflow, where it holds the study; a failure is only told."""
+    from study.lease import StudyBusyError
+    from study.names import Layout
+    from study.tracking import TrackingUnavailableError, synchronize
+
+    layout, server = Layout.at(study.root), os.environ.get("MLFLOW_TRACKING_URI") or None
+    if server is None and not layout.mlflow_database.is_file():
+        return
+    try:
+        synchronize(study.ledger, layout, server)
+    except (StudyBusyError, TrackingUnavailableError) as error:
+        typer.echo(f"warning: MLflow was not told what is confirmed: {error}", err=True)
 
 
 @app.command()

@@ -10,6 +10,20 @@ from pathlib import Path
 
 from ude_core.errors import UserError
 
+PAGES = "/ude"
+"""Where our pages lie within the MLflow server."""
+
+
+def study_page(address: str, study: str) -> str:
+    """Return the address of a study's page on the server at `address`."""
+    return f"{address.rstrip('/')}{PAGES}/#/study/{study}"
+
+
+def runs_page(address: str, study: str) -> str:
+    """Return the address that leads to MLflow's table of a study's trials, with its columns."""
+    return f"{address.rstrip('/')}{PAGES}/runs/{study}"
+
+
 SLUG_LENGTH = 63
 _SLUG = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _DISPLAY_LENGTH = 300
@@ -73,6 +87,11 @@ class StudyLayout:
     @property
     def log(self) -> Path:
         return self.folder / "study.log"
+
+    @property
+    def bundles(self) -> Path:
+        """What was exported from the pages, and by the demo."""
+        return self.folder / "bundles"
 
     def trial(self, number: int) -> Path:
         """Return the folder of trial `number`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import optuna
+import sqlalchemy as sa
 
 from study.config import StudyConfig, changed_settings
 from study.database import connect, database_url, patiently
@@ -84,6 +85,16 @@ class OpenStudy:
     def name(self) -> str:
         """The study's slug."""
         return self._study.study_name
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The database's engine, for readers of whole tables; they never write."""
+        return self._storage.engine
+
+    @property
+    def study_id(self) -> int:
+        """The study's key in the database's tables."""
+        return int(self._study._study_id)
 
     @property
     def places(self) -> StudyLayout:

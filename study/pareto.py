@@ -168,15 +168,15 @@ def compute_front(
         for trial, view, on_front, keeps in zip(complete, views, front, kept, strict=True)
     )
     rows = [row for row in coordinates if row is not None]
-    nadir = {goal.name: _nadir(goal, [row[i] for row in rows]) for i, goal in enumerate(goals)}
+    worst = {goal.name: nadir(goal, [row[i] for row in rows]) for i, goal in enumerate(goals)}
     return Front(
         study=study,
         disease=disease,
         goals=tuple(goals),
         points=points,
         erm=erm,
-        nadir=nadir,
-        hypervolume=_hypervolume(rows, goals, nadir),
+        nadir=worst,
+        hypervolume=hypervolume(rows, goals, worst),
     )
 
 
@@ -345,7 +345,8 @@ def _signs(goals: Sequence[Goal]) -> Float[np.ndarray, " goals"]:
     return np.array([-1.0 if goal.direction == "maximize" else 1.0 for goal in goals])
 
 
-def _nadir(goal: Goal, values: Sequence[float]) -> float:
+def nadir(goal: Goal, values: Sequence[float]) -> float:
+    """Return an objective's worst value: its bound, or the worst of `values` where it has none."""
     minimised = goal.direction == "minimize"
     if goal.name in _UNBOUNDED:
         return (max if minimised else min)(values, default=0.0)
@@ -354,11 +355,12 @@ def _nadir(goal: Goal, values: Sequence[float]) -> float:
     return 100.0 if minimised else 0.0
 
 
-def _hypervolume(
-    rows: Sequence[Sequence[float]], goals: Sequence[Goal], nadir: Mapping[str, float]
+def hypervolume(
+    rows: Sequence[Sequence[float]], goals: Sequence[Goal], worst: Mapping[str, float]
 ) -> float:
+    """Return the volume between `rows` and the worst values, in the product of the goals' units."""
     if not rows:
         return 0.0
     signs = _signs(goals)
-    reference = signs * np.array([nadir[goal.name] for goal in goals])
+    reference = signs * np.array([worst[goal.name] for goal in goals])
     return float(moocore.hypervolume(signs * np.array(rows, dtype=float), ref=reference))

@@ -6,13 +6,13 @@ they are created, and every value has one timestamp that follows from the ledger
 
 from __future__ import annotations
 
+import json
 import logging
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -21,17 +21,27 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from study.config import StudyConfig
 from study.names import Layout, trial_name
 from study.records import Assignment, Parameters, TrialRecord, TrialState
+from study.run_marks import labels
+from study.run_metrics import (
+    curve_metrics,
+    interval_metrics,
+    milliseconds,
+    rung_metrics,
+)
+from study.run_table import VIEW_TAG, view_of
 from study.spaces import method_of
 from ude_core.baselines.registry import settings_read
 from ude_core.figures import noise_map, png_bytes
 from ude_core.results import has_result, load_noise
 from ude_core.rungs import Rung
 from ude_core.storage import atomic_write
-from ude_core.types import Interval, Measured, Progress, Undefined
+from ude_core.types import Measured, Progress, Undefined
 
 _METRICS_A_BATCH, _TAG_LENGTH = 800, 5000  # at most 100 tags and 100 params beside them
 _STUDY_TAG, _TRIAL_TAG, _STATE_TAG = "ude.study", "ude.trial", "ude.state"
-_PARENT = "study"
+_PARENT, _NOTE = "study", "mlflow.note.content"
+_NOTE_LENGTH = 7900
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _STATUS: Mapping[TrialState, str] = {
     "complete": "FINISHED",
     "failed": "FAILED",
@@ -39,16 +49,6 @@ _STATUS: Mapping[TrialState, str] = {
     "running": "RUNNING",
     "waiting": "SCHEDULED",
 }
-_CURVE = ("loss", "attribute_cross_entropy", "noise_l2", "step_size", "queries")
-
-
-def metric_name(name: str) -> str:
-    """Return `name` as MLflow accepts it: letters, digits, and ` _-./:`; others become `_`.
-
-    >>> metric_name("edema/tpr.age≥65")
-    'edema/tpr.age_65'
-    """
-    return re.sub(r"[^A-Za-z0-9_\-. /:]", "_", name)
 
 
 def trial_run(client: MlflowClient, study: str, number: int) -> str | None:
@@ -79,6 +79,8 @@ class StudyRuns:
         self._described: set[str] = set()
         self._epochs: dict[str, int] = {}  # how many of a trial's this object has written
         self._doubtful: set[str] = set()
+        self._erm: Mapping[str, Measured] = {}
+        self._marks: dict[str, Mapping[str, str]] = {}
         self.look()
         self._parent = self._ensure_run(_PARENT, self._parent_tags(), config.study)
 
@@ -110,8 +112,9 @@ class StudyRuns:
 
     def reference(self, metrics: Mapping[str, Measured]) -> None:
         """Record ERM's metrics on the study's run, as `erm/<metric>`."""
+        self._erm = metrics
         named = {f"erm/{name}": measured for name, measured in metrics.items()}
-        self._log(self._parent, metrics=list(_interval_metrics(named, timestamp=0)))
+        self._log(self._parent, metrics=list(interval_metrics(named, timestamp=0)))
 
     def started(self, assignment: Assignment, began: datetime | None) -> None:
         """Open the run of a trial, or the one it had before it was interrupted."""
@@ -130,7 +133,7 @@ class StudyRuns:
         """Record some epochs of a trial's curve."""
         key = trial_name(number)
         if key in self._runs:
-            self._log(self._runs[key], metrics=list(_curve_metrics(curve, started)))
+            self._log(self._runs[key], metrics=list(curve_metrics(curve, started)))
             self._epochs[key] = max(progress.epoch for progress in curve)
 
     def finished(
@@ -142,11 +145,11 @@ class StudyRuns:
         params, marks = (
             ({}, {}) if key in self._described else self._description(record.number, record.params)
         )
-        timestamp, known = _milliseconds(record.ended), self._epochs.get(key, 0)
+        timestamp, known = milliseconds(record.ended), self._epochs.get(key, 0)
         metrics = [
-            *_curve_metrics((one for one in curve if one.epoch > known), record.started),
-            *_rung_metrics(rungs, timestamp),
-            *_interval_metrics(record.metrics, timestamp),
+            *curve_metrics((one for one in curve if one.epoch > known), record.started),
+            *rung_metrics(rungs, timestamp),
+            *interval_metrics(record.metrics, timestamp),
             Metric("queries_spent", record.queries, timestamp, 0),
         ]
         if record.state == "pruned":
@@ -162,6 +165,14 @@ class StudyRuns:
             "ude.undefined": undefined,
         }
         tags = {name: text[:_TAG_LENGTH] for name, text in facts.items() if text}
+        if record.state == "complete":
+            own = labels(record.metrics, self._erm, self._config.cohort.diseases)
+            known = self._marks.get(trial_name(record.number), {})
+            # Who is on a front is for `mark` to say; what it said last holds until then.
+            tags |= own | {
+                name: known[name] for name in own if name in known and not name.startswith("label.")
+            }
+            self._marks[trial_name(record.number)] = {**known, **tags}
         try:
             if has_result(record.folder):
                 picture = record.folder / "noise.png"
@@ -178,6 +189,27 @@ class StudyRuns:
         finally:
             self._client.set_terminated(run, _STATUS[record.state], end_time=timestamp)
         self._states[key] = record.state
+
+    def mark(self, wanted: Mapping[int, Mapping[str, str]], note: str) -> None:
+        """Write the study's description, and the tags of those trials whose tags have changed."""
+        for number, tags in wanted.items():
+            key = trial_name(number)
+            known = self._marks.get(key, {})
+            changed = {name: value for name, value in tags.items() if known.get(name) != value}
+            if changed and key in self._runs:
+                self._log(self._runs[key], tags=changed)
+                self._marks[key] = {**known, **changed}
+        if self._marks.get(_PARENT, {}).get(_NOTE) != note:
+            self._log(self._parent, tags={_NOTE: note[:_NOTE_LENGTH]})
+            self._marks[_PARENT] = {_NOTE: note}
+
+    def show_fronts(self, page: str, tables: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the interactive front and the tables as artefacts that MLflow's viewer shows."""
+        self._client.log_text(self._parent, page, "fronts/fronts.html")
+        for path, table in tables.items():
+            self._client.log_dict(self._parent, dict(table), path)
+        shown = json.dumps([{"path": path, "type": "table"} for path in tables])
+        self._log(self._parent, tags={"mlflow.loggedArtifacts": shown[:_TAG_LENGTH]})
 
     def end(self, *, complete: bool, saved: int = 0) -> None:
         """Close the study's run, and those of trials that were interrupted.
@@ -196,9 +228,10 @@ class StudyRuns:
     def _ensure_experiment(self) -> str:
         name = self._config.name
         found = self._client.get_experiment_by_name(name)
+        kept = {**_EXPERIMENT_TAGS, VIEW_TAG: view_of(self._config)}
         if found is None:
             place = self._layout.mlflow_artifacts / name
-            tags = {"mlflow.experimentKind": "custom_model_development", _STUDY_TAG: name}
+            tags = {**kept, _STUDY_TAG: name}
             return str(
                 self._client.create_experiment(
                     name, artifact_location=place.as_uri() if self._embedded else None, tags=tags
@@ -206,6 +239,9 @@ class StudyRuns:
             )
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
+        for key, value in kept.items():
+            if found.tags.get(key) != value:
+                self._client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 
     def _search(self, key: str | None = None) -> Iterator[Run]:
@@ -237,6 +273,7 @@ class StudyRuns:
         self._artifacts[run.info.run_id] = run.info.artifact_uri
         state = run.data.tags.get(_STATE_TAG, "interrupted")
         self._states[key] = "running" if run.info.status == "RUNNING" else state
+        self._marks[key] = dict(run.data.tags)
         return str(run.info.run_id)
 
     def _ensure_run(
@@ -250,7 +287,7 @@ class StudyRuns:
                 return self._adopt(found)
         self._doubtful.add(key)
         run = self._client.create_run(
-            self._experiment, _milliseconds(began) or None, dict(tags), run_name=name
+            self._experiment, milliseconds(began) or None, dict(tags), run_name=name
         )
         return self._adopt([run])
 
@@ -282,7 +319,7 @@ class StudyRuns:
         return {
             _STUDY_TAG: self._config.name,
             _TRIAL_TAG: _PARENT,
-            "mlflow.note.content": note.strip(),
+            _NOTE: note.strip(),
         }
 
     def _log(
@@ -300,33 +337,3 @@ class StudyRuns:
         for start in range(0, whole, _METRICS_A_BATCH):
             self._client.log_batch(run, metrics=metrics[start : start + _METRICS_A_BATCH])
         self._client.log_batch(run, metrics=metrics[whole:], params=kept, tags=marks)
-
-
-def _interval_metrics(metrics: Mapping[str, Measured], timestamp: int) -> Iterator[Metric]:
-    for name, measured in metrics.items():
-        if isinstance(measured, Interval):
-            plain = metric_name(name)
-            yield Metric(plain, measured.mean, timestamp, 0)
-            yield Metric(f"{plain}.low", measured.low, timestamp, 0)
-            yield Metric(f"{plain}.high", measured.high, timestamp, 0)
-
-
-def _curve_metrics(curve: Iterable[Progress], started: datetime | None) -> Iterator[Metric]:
-    begin = _milliseconds(started)
-    for progress in curve:
-        timestamp = begin + round(1000 * progress.seconds)
-        for name in _CURVE:
-            value = float(getattr(progress, name))
-            if math.isfinite(value):
-                yield Metric(f"epoch/{name}", value, timestamp, progress.epoch)
-
-
-def _rung_metrics(rungs: Sequence[Rung], timestamp: int) -> Iterator[Metric]:
-    """A rung's step is its share of the trial's learning, in percent."""
-    for rung in rungs:
-        for name, value in rung.metrics.items():
-            yield Metric(f"rung/{metric_name(name)}", value, timestamp, round(100 * rung.share))
-
-
-def _milliseconds(when: datetime | None) -> int:
-    return 0 if when is None else round(1000 * when.timestamp())

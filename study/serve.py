@@ -1,4 +1,4 @@
-"""MLflow's pages for a root, on loopback."""
+"""MLflow for a root, on loopback, with the studies' own pages inside it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from study.names import Layout
+from study.names import PAGES, Layout, runs_page
+from study.web.server import PLAIN, ROOT_VARIABLE
 from ude_core.errors import UserError
 
 HOST = "127.0.0.1"
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
+"""What the server is started with: nothing leaves this machine, no pickle is read."""
 
 
 def serve_mlflow(root: Path, port: int) -> NoReturn:
@@ -26,8 +28,12 @@ def serve_mlflow(root: Path, port: int) -> NoReturn:
         raise UserError(f"{layout.mlflow_database} is not there yet; launch a study under {root}")
     refuse_taken_port(port)
     command = server_command(layout, port)
-    print(f"http://{HOST}:{port}  (Ctrl-C stops it)", file=sys.stderr, flush=True)  # noqa: T201
-    os.execve(command[0], command, os.environ | _ENVIRONMENT)
+    address = f"http://{HOST}:{port}"
+    lines = [f"{address}{PAGES}/  the studies (Ctrl-C stops it)", f"{address}  MLflow"]
+    lines += [f"{runs_page(address, name)}  MLflow's table of {name}" for name in layout.studies()]
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+    os.execve(command[0], command, os.environ | ENVIRONMENT | {ROOT_VARIABLE: str(layout.root)})
 
 
 def server_command(layout: Layout, port: int) -> list[str]:
@@ -37,6 +43,8 @@ def server_command(layout: Layout, port: int) -> list[str]:
         "-m",
         "mlflow",
         "server",
+        "--app-name",
+        PLAIN,
         "--backend-store-uri",
         layout.mlflow_uri,
         "--artifacts-destination",

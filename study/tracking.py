@@ -17,6 +17,7 @@ from study.harvest import curve_of
 from study.ledger import Ledger
 from study.names import Layout
 from study.records import Assignment, TrialRecord
+from study.run_views import publish, source_of
 from study.rung_records import rungs_of
 from ude_core.types import Progress
 
@@ -32,6 +33,8 @@ _GATHER_SECONDS = 1.0
 _LONGEST_PAUSE = 15.0
 _LAST_CHANCE = 60.0
 _REASON_LENGTH = 160
+_BETWEEN_LOOKS = 10.0
+_SHARE_OF_LOOKS = 20.0  # a look at the fronts takes at most a twentieth of this thread
 _PERMANENT = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"})
 
 
@@ -39,6 +42,7 @@ _PERMANENT = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES
 class _Task:
     what: str
     write: Callable[[StudyRuns], None]
+    again: bool = True  # until it succeeds; what is soon written anew need not be
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,10 @@ class _News:
     @property
     def what(self) -> str:
         return f"trial {self.number}"
+
+    @property
+    def again(self) -> bool:
+        return True
 
     def then(self, later: _News) -> _News:
         """Return both as one: the end of a trial says all that its beginning would have."""
@@ -96,6 +104,9 @@ class Tracker:
         self._problems: dict[str, str] = {}
         self._began: dict[int, datetime | None] = {}
         self._runs: StudyRuns | None = None
+        self._source = source_of(ledger)
+        self._news = False
+        self._next_look = 0.0
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
     def start(self) -> None:
@@ -117,6 +128,7 @@ class Tracker:
     def finished(self, record: TrialRecord) -> None:
         """Record a finished trial and close its run."""
         self._began.pop(record.number, None)
+        self._news = True
         self._offer(_News(record.number, record.started, record=record))
 
     def close(self, *, complete: bool) -> tuple[str, ...]:
@@ -127,6 +139,7 @@ class Tracker:
         if not self._thread.is_alive():
             return ()
         self._put_left_out()
+        self._put("the fronts", lambda runs: publish(runs, self._source, whole=True))
         saved = self._ledger.queries_saved()
         self._put("the end", lambda runs: runs.end(complete=complete, saved=saved))
         self._deadline = time.monotonic() + _LAST_CHANCE
@@ -152,6 +165,20 @@ class Tracker:
                 self._left_out.clear()
                 self._put("what was left out", self._catch_up)
 
+    def _put_fronts(self) -> None:
+        """Have the fronts written soon, at most every few seconds however fast trials end."""
+        if self._news and time.monotonic() >= self._next_look:
+            self._news = False
+            self._tasks.put(_Task("the fronts", self._publish, again=False))
+
+    def _publish(self, runs: StudyRuns) -> None:
+        began = time.monotonic()
+        try:
+            publish(runs, self._source)
+        finally:
+            took = time.monotonic() - began
+            self._next_look = began + max(_BETWEEN_LOOKS, _SHARE_OF_LOOKS * took)
+
     def _work(self) -> None:
         over = False
         while not over:
@@ -161,8 +188,11 @@ class Tracker:
                 problem = self._persist(task)
                 if problem is not None:
                     self._problems[task.what] = problem
-                elif self._tasks.empty():
+                    continue
+                self._problems.pop(task.what, None)
+                if self._tasks.empty():
                     self._put_left_out()
+                    self._put_fronts()
 
     def _gathered(self) -> list[_Task | _News | None]:
         """Return the next task, with what follows it at once where it is news of a trial."""
@@ -186,6 +216,8 @@ class Tracker:
                 task.write(self._connected())
             except Exception as error:  # noqa: BLE001  a study goes on whatever its window does
                 reason = reason_of(error)[:_REASON_LENGTH]
+                if not task.again:
+                    return reason
                 if getattr(error, "error_code", None) in _PERMANENT:
                     log.warning("not recorded in MLflow: %s: %s", task.what, reason)
                     return reason
@@ -259,6 +291,7 @@ def synchronize(
             runs = connect_runs(ledger, layout, uri)
             runs.begin()
             written = catch_up(runs, ledger, everything=everything)
+            publish(runs, source_of(ledger), whole=True)
             ended = sum(record.finished for record in ledger.trials())
             complete = ended >= ledger.config.budget.trials
             runs.end(complete=complete, saved=ledger.queries_saved())

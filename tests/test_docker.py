@@ -145,7 +145,7 @@ def test_compose_keeps_to_the_security_baseline() -> None:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false",
         "MLFLOW_DISABLE_TELEMETRY=true",
         "--allowed-hosts",
-        "${MLFLOW_APP:-basic-auth}",
+        "${MLFLOW_APP:-ude-study-auth}",
     ):
         assert setting in mlflow
 
@@ -278,6 +278,7 @@ def test_the_whole_service_on_this_machine() -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["trials"], found["runs"]) == (3, 4)
     assert (found["mlflow_without_password"], found["mlflow_with_password"]) == (401, 200)
+    assert (found["pages_without_password"], found["pages_with_password"]) == (401, 200)
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ from study.config import load_space
 from study.ledger import Ledger
 from study.names import Layout
 from study.records import TrialRecord
-from study.runs import StudyRuns, metric_name
+from study.run_metrics import metric_name
+from study.runs import StudyRuns
 from study.tracking import Tracker
 from ude_core.results import save_result
 from ude_core.types import Interval, Undefined

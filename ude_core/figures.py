@@ -21,6 +21,12 @@ _BLUE, _WHITE, _RED = (33, 102, 172), (247, 247, 247), (178, 24, 43)
 _INK = (40, 40, 40)
 
 
+def noise_picture(noise: Noise) -> Image.Image:
+    """Return the noise alone, one pixel a pixel, as a diverging map over ±max|ε|."""
+    values = noise[0].detach().cpu().numpy()
+    return Image.fromarray(_diverging(values, float(np.abs(values).max())))
+
+
 def noise_map(noise: Noise) -> Image.Image:
     """Return the noise as a diverging map over ±max|ε| (pixel units), with a labelled color bar."""
     values = noise[0].detach().cpu().numpy()
