@@ -25,6 +25,8 @@ def export_trial(now: Snapshot, disease: str, trial: int) -> dict[str, Any]:
         "folder": str(folder.relative_to(study.root)),
         "written": done.written,
         "warning": done.warning,
-        "registered": None if version is None else f"models:/{version.name}@best",
+        "registered": None
+        if version is None
+        else {"model": version.name, "version": version.version},
         "note": published.note,
     }

@@ -115,7 +115,7 @@ async function exportTrial(view, detail, button, told) {
   try {
     const done = await post(["studies", view.study, "export"], { disease: view.disease, trial: detail.trial });
     show(told, `${done.written ? "Written" : "Already there, unchanged"}: `, el("code", {}, done.folder), ". ",
-      done.registered ? el("a", { href: `../#/models/${encodeURIComponent(done.registered.model)}/versions/${encodeURIComponent(done.registered.version)}` }, `Registered as ${done.registered.model}, version ${done.registered.version}.`) : null,
+      done.registered ? el("a", { href: `../#/models/${encodeURIComponent(done.registered.model)}/versions/${encodeURIComponent(done.registered.version)}` }, `Registered as ${done.registered.model}, version ${done.registered.version}.`) : done.note,
       done.warning ? el("strong", { class: "problem" }, ` ${done.warning}`) : null);
     say(`Trial ${detail.trial} is exported.`);
   } catch (error) {
