@@ -167,12 +167,12 @@ class StudyRuns:
         tags = {name: text[:_TAG_LENGTH] for name, text in facts.items() if text}
         if record.state == "complete":
             own = labels(record.metrics, self._erm, self._config.cohort.diseases)
-            known = self._marks.get(trial_name(record.number), {})
+            said = self._marks.get(key, {})
             # Who is on a front is for `mark` to say; what it said last holds until then.
             tags |= own | {
-                name: known[name] for name in own if name in known and not name.startswith("label.")
+                name: said[name] for name in own if name in said and not name.startswith("label.")
             }
-            self._marks[trial_name(record.number)] = {**known, **tags}
+            self._marks[key] = {**said, **tags}
         try:
             if has_result(record.folder):
                 picture = record.folder / "noise.png"
