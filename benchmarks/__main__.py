@@ -42,6 +42,7 @@ SERVICE: Mapping[str, tuple[str, str]] = {
     "pruning_saved": ("pruning_saved", "pruning_saved"),
     "selection_honesty": ("selection_honesty", "selection_honesty"),
     "pages": ("pages", "pages"),
+    "worst_group": ("worst_group", "worst_group"),
 }
 """The same for those that need Ray, Optuna and MLflow."""
 
