@@ -1,8 +1,9 @@
 """The page of a study of 5,000 trials, in headless Chromium inside a real MLflow server.
 
-Bounds: the first paint of the front under 1.5 s with an empty browser cache, an axis switch under
-200 ms, the server's answer under 300 ms. The figure is the largest share of a bound; below 1 all are
-kept. Where there is no Chromium, only the server is timed.
+Bounds: the first paint of the front (every point, on a canvas) under 1.5 s with an empty browser cache,
+an axis switch under 200 ms, the server's answer under 300 ms. When Plotly has taken over is told too.
+The figure is the largest share of a bound; below 1 all are kept. Where there is no Chromium, only the
+server is timed.
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ def _chromium(address: str) -> dict[str, Any]:
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     arguments += ["--disable-component-update", "--disable-sync", "--no-first-run"]
     mark = "performance.getEntriesByName('ude-front')"
-    paints, switches = [], []
+    paints, lively, switches = [], [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=arguments
@@ -230,7 +231,9 @@ def _chromium(address: str) -> dict[str, Any]:
             page = context.new_page()
             page.goto(f"{address}/ude/#/study/pages?disease=edema", wait_until="commit")
             page.wait_for_function(f"{mark}.length > 0", timeout=120_000)
-            paints.append(page.evaluate(f"{mark}[0].startTime") / 1000)
+            drawn = page.evaluate("performance.getEntriesByName('ude-sketch')[0].startTime")
+            paints.append(drawn / 1000)
+            lively.append(page.evaluate(f"{mark}[0].startTime") / 1000)
             if len(paints) == REPEATS:
                 page.wait_for_selector("#parallel.js-plotly-plot", timeout=120_000)
                 page.wait_for_timeout(1000)
@@ -245,6 +248,7 @@ def _chromium(address: str) -> dict[str, Any]:
     return {
         "first_paint_s": statistics.median(paints),
         "first_paint_slowest_s": max(paints),
+        "interactive_s": statistics.median(lively),
         "axis_switch_s": statistics.median(switches),
         "axis_switch_slowest_s": max(switches),
         "load_average": os.getloadavg()[0],

@@ -199,18 +199,28 @@ function axis(view, id, shade) {
   };
 }
 
-// Plotly is large: it is read while the figures are still on their way.
-function plotly() {
-  const script = document.getElementById("plotly");
-  return window.Plotly ? Promise.resolve() : new Promise((done, failed) => {
+let loading = null;
+
+// Plotly is large, and takes a second to start: its file is fetched at once, and run when called for.
+export function plotly() {
+  loading ??= new Promise((done, failed) => {
+    const script = document.createElement("script");
+    script.src = document.getElementById("plotly").href;
     script.addEventListener("load", done);
     script.addEventListener("error", () => failed(new Error("the charts could not be loaded")));
+    document.head.append(script);
   });
+  return loading;
+}
+
+export function painted() {
+  return new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 }
 
 // Draw the front; resolves once it is on the screen.
 export async function drawFront(place, view, state) {
   await plotly();
+  if (!place.classList.contains("js-plotly-plot")) place.replaceChildren();
   const shade = colors();
   const narrow = place.clientWidth < 520;
   const erm = view.references[0]?.metrics ?? {};
@@ -232,6 +242,6 @@ export async function drawFront(place, view, state) {
     hovermode: "closest", dragmode: narrow ? "pan" : "zoom",
     uirevision: `${view.study} ${view.disease} ${state.x} ${state.y}`,
   }, { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"], scrollZoom: false });
-  await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  await painted();
   performance.mark("ude-front");
 }

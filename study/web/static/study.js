@@ -3,7 +3,8 @@ import { get } from "./api.js";
 import { drawHistory, drawImportances, drawParallel } from "./charts.js";
 import { controls } from "./controls.js";
 import { el, interval, number, say, show } from "./dom.js";
-import { drawFront, frontOf, keeps, kindOf, KINDS, titleOf } from "./front.js";
+import { drawFront, frontOf, keeps, kindOf, KINDS, painted, titleOf } from "./front.js";
+import { sketch } from "./sketch.js";
 import { comparePanel, detailPanel, tip } from "./panels.js";
 
 const SOON = 2000;
@@ -150,6 +151,11 @@ export class StudyPage {
     this.drawHead();
     this.countKept();
     const first = !this.places.front.classList.contains("js-plotly-plot");
+    if (first) {
+      sketch(this.places.front, this.view, this.state);
+      await painted();
+      performance.mark("ude-sketch");
+    }
     await drawFront(this.places.front, this.view, this.state);
     if (first) this.listen();
     this.drawTable();
