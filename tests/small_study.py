@@ -43,7 +43,7 @@ description: small enough to run in a test
 seed: 3
 cohort: {kind: phantom, patients: 160}
 encoder: {kind: phantom_vit}
-bias: {train_per_group: 16, validation_per_cell: 3, test_per_cell: 3, gap: 0.5}
+bias: {train_per_group: 16, validation_per_cell: 4, test_per_cell: 4, gap: 0.5}
 split: {validation: 0.3, test: 0.3}
 scoring: {repeats: 2, bootstrap_draws: 20, controls: 1}
 method: {samples: 2, batch_size: 16, basis: low_frequency, basis_size: 4}
