@@ -16,7 +16,7 @@ from study.run_metrics import metric_name
 VIEW = "ude-trials"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 QUERIES = "queries_spent"
-_WIDTH = 125  # pixels
+_WIDTH = 100  # pixels
 _SINCE = 0  # a saved view carries times; a fixed one keeps the tag the same
 
 
@@ -32,10 +32,10 @@ def view_of(config: StudyConfig) -> str:
     means = [_metric(goal.metric) for goal in config.objectives]
     each = [_metric(f"{disease}/{goal.name}") for disease in diseases for goal in goals]
     columns = [
+        *dict.fromkeys(means),  # first: the window is narrow, and colors tell the front already
+        _metric(QUERIES),
         "tags.`confirmed`",
         *(f"tags.`front.{disease}`" for disease in diseases),
-        *dict.fromkeys(means),
-        _metric(QUERIES),
         *(f"tags.`label.{disease}`" for disease in diseases),
         *(name for name in each if name not in means),
         *(f"params.`{name}`" for name in config.search),
