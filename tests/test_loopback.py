@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from mlflow_server import free_port
 
 from study.names import Layout
-from study.serve import _ENVIRONMENT, server_command
+from study.serve import ENVIRONMENT, server_command
+from study.web.server import ROOT_VARIABLE
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     layout = Layout.at(root)
     MlflowClient(layout.mlflow_uri).search_experiments()  # makes the database
     with (root / "log").open("wb") as log:
-        quiet = {**os.environ, **_ENVIRONMENT}
+        quiet = {**os.environ, **ENVIRONMENT, ROOT_VARIABLE: str(layout.root)}
         command = server_command(layout, port)
         server = subprocess.Popen(command, stdout=log, stderr=log, env=quiet)
         try:
