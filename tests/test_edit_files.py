@@ -1,5 +1,6 @@
 """Folders of images are edited whole or not at all, keeping names, sub-folders and bit depth."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -139,7 +140,8 @@ def test_a_killed_apply_leaves_no_half_written_image(tmp_path: Path) -> None:
         gray(tmp_path / "in" / f"{index}.png")
     out = tmp_path / "out"
     command = [sys.executable, "-c", _KILLED, str(tmp_path / "in"), str(out), "3"]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False, env=here)
     assert done.returncode == -9, done.stderr
     assert [path for path in out.iterdir() if path.suffix == ".png"] == []
     edit_path(in_memory(), tmp_path / "in", out)

@@ -127,7 +127,7 @@ def test_the_mlflow_record_equals_the_ledger(shell: Shell) -> None:
         for name in ("eo_gap", "accuracy", "edema/eo_gap", "edema/eo_gap.high"):
             assert run.data.metrics[name] == pytest.approx(trial[name])
         assert float(run.data.params["step_size"]) == pytest.approx(trial["params.step_size"])
-        assert [a.path for a in client.list_artifacts(run.info.run_id)] == ["noise.png"]
+        assert "noise.png" in [a.path for a in client.list_artifacts(run.info.run_id)]
 
 
 def test_a_flipped_byte_is_refused(shell: Shell, tmp_path: Path) -> None:

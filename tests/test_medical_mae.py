@@ -219,7 +219,7 @@ def test_a_space_names_it_and_the_study_is_prepared(checkpoint: Path, tmp_path: 
     space.write_text(
         "cohort: {kind: phantom, patients: 160}\n"
         f"encoder: {{kind: medical_mae, checkpoint: {checkpoint.name}, image_size: 64, heads: 2}}\n"
-        "bias: {train_per_group: 16, validation_per_cell: 3, test_per_cell: 3, gap: 0.5}\n"
+        "bias: {train_per_group: 16, validation_per_cell: 4, test_per_cell: 4, gap: 0.5}\n"
         "scoring: {repeats: 1, bootstrap_draws: 10, controls: 0}\n"
         "search: {step_size: {low: 0.01, high: 0.1}}\n",
         encoding="utf-8",
