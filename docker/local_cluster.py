@@ -45,7 +45,7 @@ _SPACE: dict[str, Any] = {
     "seed": 3,
     "cohort": {"kind": "phantom", "patients": 160},
     "encoder": {"kind": "phantom_vit"},
-    "bias": {"train_per_group": 16, "validation_per_cell": 3, "test_per_cell": 3, "gap": 0.5},
+    "bias": {"train_per_group": 16, "validation_per_cell": 4, "test_per_cell": 4, "gap": 0.5},
     "split": {"validation": 0.3, "test": 0.3},
     "scoring": {"repeats": 2, "bootstrap_draws": 20, "controls": 1},
     "method": {"samples": 2, "batch_size": 16, "basis": "low_frequency", "basis_size": 4},
@@ -410,7 +410,7 @@ def check_doors(driver: Mapping[str, str], secrets: Path) -> dict[str, int]:
         "ray_with_wrong_token": answer(jobs, {"Authorization": "Bearer wrong"}),
         "ray_with_token": answer(jobs, _bearer(secrets)),
     }
-    expected = [401, 401, 200, 403, 401, 403, 200]
+    expected = [401, 401, 200, 403, 401, 200, 401, 403, 200]
     if list(found.values()) != expected:
         raise ClusterError(f"doors answered {found}, expected {expected}")
     return found

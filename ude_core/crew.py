@@ -63,8 +63,11 @@ class ProcessCrew:
     ) -> None:
         self.close()
 
-    def send(self, worker: int, message: bytes) -> None:
-        """Hand a worker an order. Raises WorkerLostError where its process has ended."""
+    def send(self, worker: int, message: bytes, images: int) -> None:
+        """Hand a worker an order; nobody here notes its `images`. Raises WorkerLostError.
+
+        That is where its process has ended.
+        """
         try:
             self._connections[worker].send_bytes(message)
         except OSError as error:
