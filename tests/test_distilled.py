@@ -168,7 +168,7 @@ def _parts(question: object) -> tuple[object, object]:
 def test_memory_is_bounded_and_keeps_the_clean_images_and_the_latest(
     cohort: Cohort, assets: StudyAssets, student: Student
 ) -> None:
-    made = optimizer(replace(METHOD, student_lessons=1, climb_steps=1), cohort, assets, student)
+    made = optimizer(replace(METHOD, student_lessons=1, climb_steps=2), cohort, assets, student)
     rng = torch.Generator().manual_seed(0)
     state = made.init(torch.zeros(1, 16, 16), rng)
     rows = np.arange(len(made.images))
@@ -232,6 +232,10 @@ def test_what_cannot_be_taught_is_refused(
         closed.student(assets)
     with pytest.raises(SettingError, match="no student was given"):
         Trial(METHOD, cohort, ToyEncoder(), assets, 3)
+    with pytest.raises(SettingError, match=r"target_group is 2 \(expected 0 to 1, one of female"):
+        Trial(replace(METHOD, target_group=2), cohort, ToyEncoder(), assets, 3, student)
+    with pytest.raises(SettingError, match=r"climb_steps is 1 \(expected at least samples, 2"):
+        Trial(replace(METHOD, climb_steps=1), cohort, ToyEncoder(), assets, 3, student)
     with pytest.raises(SettingError, match=r"a student was given and method\.name is gezo"):
         Trial(replace(METHOD, name="gezo"), cohort, ToyEncoder(), assets, 3, student)
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ude_core.adam import adam_moments
 from ude_core.errors import NonFiniteLossError
-from ude_core.heads import ADAM_BETAS, ADAM_EPSILON
 from ude_core.noise import Basis, noise_l2
 from ude_core.optimizer import Candidates, landed, require_finite, require_zero
 from ude_core.spsa import antithetic_gradient
@@ -68,12 +68,11 @@ class AntitheticAdam:
         """Make one Adam step along the averaged estimate; into the ball, if there is one."""
         require_finite(losses, state.step_size)
         gradient = antithetic_gradient(candidates.drawn, losses, state.step_size)
-        beta1, beta2 = ADAM_BETAS
         steps = state.steps + 1
-        first = beta1 * state.first_moment + (1 - beta1) * gradient
-        second = beta2 * state.second_moment + (1 - beta2) * gradient**2
-        denominator = (second / (1 - beta2**steps)).sqrt() + ADAM_EPSILON
-        moved = state.coefficients - self.learning_rate * (first / (1 - beta1**steps)) / denominator
+        numerator, denominator, first, second = adam_moments(
+            gradient, state.first_moment, state.second_moment, steps
+        )
+        moved = state.coefficients - self.learning_rate * numerator / denominator
         noise = self.basis.synthesize(moved[None])[0]
         inside = landed(noise, self.max_norm, state.step_size)
         if inside is not noise:

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ude_core.adam import adam_moments
 from ude_core.errors import NonFiniteLossError, SettingError
 from ude_core.evaluator import Evaluator
-from ude_core.heads import ADAM_EPSILON
 from ude_core.image_rows import Images
 from ude_core.noise import apply_noise, make_basis, noise_l2, project, random_noise, to_pixels
 from ude_core.objective import edit_objective
@@ -200,7 +200,10 @@ class Distilled:
                 total = (loss * importance).sum() / LESSON
                 gradient += torch.autograd.grad(total, variable)[0]
             given += 1
-            step, first, second = _adam(gradient, first, second, given)
+            numerator, denominator, first, second = adam_moments(
+                gradient, first, second, given, BETAS
+            )
+            step = numerator / denominator
             weights = weights - self.student_rate * self.student.rates * step
         return replace(
             state, weights=weights, weights_first=first, weights_second=second, lessons=given
@@ -220,7 +223,10 @@ class Distilled:
             chosen = rows[torch.randint(len(rows), (STRIDE,), generator=rng).numpy()]
             gradient = self._gradient(state.weights, noise, chosen)
             steps += 1
-            step, first, second = _adam(gradient, first, second, steps)
+            numerator, denominator, first, second = adam_moments(
+                gradient, first, second, steps, BETAS
+            )
+            step = numerator / denominator
             noise = project(noise - self.learning_rate * step, self.max_norm)
             if index + 1 in stops:
                 way.append(noise)
@@ -263,24 +269,18 @@ def _most_divisor(whole: int, most: int) -> int:
     return max(part for part in range(1, max(1, most) + 1) if whole % part == 0)
 
 
-def _adam(
-    gradient: Tensor, first: Tensor, second: Tensor, steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Adam's direction after `steps` steps, and its two moments."""
-    beta1, beta2 = BETAS
-    first = beta1 * first + (1 - beta1) * gradient
-    second = beta2 * second + (1 - beta2) * gradient**2
-    denominator = (second / (1 - beta2**steps)).sqrt() + ADAM_EPSILON
-    return (first / (1 - beta1**steps)) / denominator, first, second
-
-
 def make_distilled(method: MethodConfig, student: Student, evaluator: Evaluator) -> Distilled:
     """Return the optimiser `distilled` of this method, over the evaluator's training images.
-    Raises SettingError where the method is another.
+    Raises SettingError where the method is another, or its steps are fewer than the noises asked.
     """
     if method.name != "distilled":
         raise SettingError(
             f"a student was given and method.name is {method.name} (expected distilled); drop one"
+        )
+    if method.climb_steps < method.samples:
+        raise SettingError(
+            f"climb_steps is {method.climb_steps} (expected at least samples, {method.samples}: each "
+            "round asks about so many noises on the way); raise climb_steps or lower samples"
         )
     return Distilled(
         student=student,

@@ -14,7 +14,7 @@ from ude_core.baselines.base import learns_noise
 from ude_core.baselines.registry import check_encoder, make_baseline
 from ude_core.cohorts.base import Cohort
 from ude_core.encoders.base import Encoder
-from ude_core.errors import FingerprintError
+from ude_core.errors import FingerprintError, SettingError
 from ude_core.evaluator import LocalEvaluator
 from ude_core.fixed_noise import FixedNoise
 from ude_core.image_rows import ImageRows
@@ -224,7 +224,15 @@ class Trial:
 def trial_evaluator(
     method: MethodConfig, cohort: Cohort, encoder: Encoder, assets: StudyAssets
 ) -> LocalEvaluator:
-    """Return what scores a trial's candidates: the training images under the study's attribute head."""
+    """Return what scores a trial's candidates: the training images under the study's attribute head.
+
+    Raises SettingError where `target_group` is none of the cohort's groups.
+    """
+    if method.target_group >= len(cohort.groups):
+        raise SettingError(
+            f"target_group is {method.target_group} (expected 0 to {len(cohort.groups) - 1}, one of "
+            f"{', '.join(cohort.groups)}); change it"
+        )
     train = assets.split.train
     return LocalEvaluator(
         encoder=encoder,

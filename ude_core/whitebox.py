@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ude_core.adam import adam_moments
 from ude_core.errors import NonFiniteLossError
-from ude_core.heads import ADAM_BETAS, ADAM_EPSILON
 from ude_core.noise import project
 from ude_core.types import Noise
 
@@ -41,10 +41,9 @@ class Whitebox:
             raise NonFiniteLossError(
                 f"the gradient is not finite at learning_rate {self.learning_rate:g}; lower it"
             )
-        beta1, beta2 = ADAM_BETAS
         steps = state.steps + 1
-        first = beta1 * state.first_moment + (1 - beta1) * gradient
-        second = beta2 * state.second_moment + (1 - beta2) * gradient**2
-        denominator = (second / (1 - beta2**steps)).sqrt() + ADAM_EPSILON
-        noise = state.noise - self.learning_rate * (first / (1 - beta1**steps)) / denominator
+        numerator, denominator, first, second = adam_moments(
+            gradient, state.first_moment, state.second_moment, steps
+        )
+        noise = state.noise - self.learning_rate * numerator / denominator
         return WhiteboxState(project(noise, self.max_norm), first, second, state.step_size, steps)
