@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study.live.judged import Judged, judge
+from study.live.judged import Judged
 from study.live.source import Snapshot
 from study.names import PAGES
 from study.pareto import (
@@ -50,10 +50,10 @@ def labels(
     return found
 
 
-def marks(now: Snapshot) -> dict[int, dict[str, str]]:
+def marks(now: Snapshot, judged: Mapping[str, Judged]) -> dict[int, dict[str, str]]:
     """Return the tags of every complete trial that depend on other trials, by its number."""
     confirmed = {p.trial for p in now.confirmation.points} if now.confirmation else set()
-    fronts = {disease: front_numbers(now, judge(now, disease)) for disease in now.diseases}
+    fronts = {disease: front_numbers(now, each) for disease, each in judged.items()}
     somewhere = frozenset().union(*fronts.values())
     found = {}
     for number in now.trials.numbers[now.trials.complete].tolist():
@@ -71,7 +71,7 @@ def front_numbers(now: Snapshot, judged: Judged) -> frozenset[int]:
     return frozenset(now.trials.numbers[judged.rows[judged.front]].tolist())
 
 
-def description(now: Snapshot) -> str:
+def description(now: Snapshot, judged: Mapping[str, Judged]) -> str:
     """Return the study in Markdown: how far it is, and each disease's front beside ERM."""
     counts = ", ".join(f"{count:,} {state}" for state, count in now.counts.items() if count)
     parts = [
@@ -83,22 +83,21 @@ def description(now: Snapshot) -> str:
         f"work: `tags.\"front.{now.diseases[0]}\" = 'yes'`, `tags.confirmed = 'yes'`, "
         f"`tags.\"label.{now.diseases[0]}\" = 'lifted'`.",
     ]
-    for disease in now.diseases:
-        judged = judge(now, disease)
-        rows = table_rows(now, judged, disease)[:_MOST_ROWS]
+    for disease, each in judged.items():
+        rows = table_rows(now, each, disease)[:_MOST_ROWS]
         headers, body = rows[0], rows[1:]
-        volume = _hypervolume(judged, now.goals)
+        volume = _hypervolume(each, now.goals)
         parts.append(f"### {_safe(disease.replace('_', ' '))} · hypervolume {volume:,.0f}")
         lines = [headers, ["---"] * len(headers), *body]
         parts.append("\n".join(f"| {' | '.join(map(_safe, line))} |" for line in lines))
     return "\n\n".join(part for part in parts if part)
 
 
-def front_tables(now: Snapshot) -> dict[str, dict[str, Any]]:
+def front_tables(now: Snapshot, judged: Mapping[str, Judged]) -> dict[str, dict[str, Any]]:
     """Return each disease's front as MLflow's viewer shows tables, by artefact path."""
     found = {}
-    for disease in now.diseases:
-        headers, *body = table_rows(now, judge(now, disease), disease)
+    for disease, each in judged.items():
+        headers, *body = table_rows(now, each, disease)
         found[f"fronts/{disease}.json"] = {"columns": headers, "data": body}
     return found
 

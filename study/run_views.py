@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from study.api import Study
-from study.live.judged import judge
+from study.live.judged import Judged, judge_all
 from study.live.source import Snapshot, StudySource
 from study.pareto import Front, compute_front
 from study.pareto_views import fronts_html
@@ -31,12 +32,13 @@ def publish(runs: StudyRuns, source: StudySource, *, whole: bool = False) -> Non
     Idempotent. Raises what MLflow raises.
     """
     now = source.snapshot()
-    runs.mark(marks(now), description(now))
+    judged = judge_all(now)
+    runs.mark(marks(now, judged), description(now, judged))
     if whole:
-        runs.show_fronts(fronts_html(_fronts(now)), front_tables(now))
+        runs.show_fronts(fronts_html(_fronts(now, judged)), front_tables(now, judged))
 
 
-def _fronts(now: Snapshot) -> list[Front]:
+def _fronts(now: Snapshot, judged: Mapping[str, Judged]) -> list[Front]:
     records = now.study.ledger.trials()
     complete = [record for record in records if record.state == "complete"]
     step = max(1, len(complete) // _MOST_SHOWN)
@@ -51,6 +53,6 @@ def _fronts(now: Snapshot) -> list[Front]:
             reference=now.reference,
             constraints=now.config.constraints,
         )
-        for disease in now.diseases
-        for there in (front_numbers(now, judge(now, disease)),)
+        for disease, each in judged.items()
+        for there in (front_numbers(now, each),)
     ]

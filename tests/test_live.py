@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from study.api import Study
-from study.live.judged import judge
+from study.live.judged import judge, judge_all
 from study.live.rows import FinishedRow
 from study.live.source import Studies, StudySource
 from study.live.table import TrialTable
@@ -129,16 +129,17 @@ def test_a_broken_study_does_not_hide_the_others(study: Study, tmp_path: Path) -
 
 def test_marks_and_the_description_name_the_front(study: Study) -> None:
     now = StudySource(lambda: study).snapshot()
-    found = marks(now)
+    judged = judge_all(now)
+    found = marks(now, judged)
     front = {point.trial for point in front_of(study, "edema").best}
     assert {number for number, tags in found.items() if tags["front.edema"] == "yes"} == front
     assert {number for number, tags in found.items() if tags["mlflow.runColor"] == FRONT} == front
     assert {tags["confirmed"] for tags in found.values()} == {"no"}
-    text = description(now)
+    text = description(now, judged)
     assert "(ude/#/study/tiny)" in text
     assert all(f"| {number} |" in text for number in front)
     assert CONFIRMED != OTHER
-    tables = front_tables(now)
+    tables = front_tables(now, judged)
     assert set(tables) == {f"fronts/{disease}.json" for disease in DISEASES}
     for table in tables.values():
         assert {len(row) for row in table["data"]} == {len(table["columns"])}
@@ -148,7 +149,8 @@ def test_a_description_shows_markup_as_text(study: Study) -> None:
     hostile = "<img src=x onerror=alert(1)> [a](javascript:b) | *c*"
     study.ledger.config = study.config.model_copy(update={"description": hostile})
     study.ledger.keep_config()
-    text = description(StudySource(lambda: study).snapshot())
+    now = StudySource(lambda: study).snapshot()
+    text = description(now, judge_all(now))
     assert "\\<img" in text
     assert "\\[a\\]\\(javascript" in text
     assert "\\| \\*c\\*" in text

@@ -86,6 +86,11 @@ def judge(now: Snapshot, disease: str) -> Judged:
     )
 
 
+def judge_all(now: Snapshot) -> dict[str, Judged]:
+    """Return the same for every disease of the study, by its name."""
+    return {disease: judge(now, disease) for disease in now.diseases}
+
+
 def refuse_unknown_disease(now: Snapshot, disease: str) -> None:
     """Raise UserError where the study has no such front."""
     known = (*now.diseases, MEAN, WORST)
