@@ -36,6 +36,7 @@ from ude_core.runtime import prepare_process
 from ude_core.scoring import attribute_auc
 from ude_core.seeding import torch_generator
 from ude_core.surrogate import Surrogate, prepare_surrogate
+from ude_core.trial import trial_evaluator
 from ude_core.types import BiasConfig, Interval, MethodConfig, Noise, ScoringConfig, SplitConfig
 
 RUNS = Path(__file__).parent / "results" / "query_efficiency"
@@ -149,17 +150,7 @@ def run(bench: Bench, name: str, norm: float, seed: int, budget: int) -> dict[st
     method = replace(METHODS[name], max_norm=norm)
     if method.queries is not None:
         method = replace(method, queries=budget)
-    train = bench.assets.split.train
-    evaluator = LocalEvaluator(
-        encoder=bench.encoder,
-        attribute_head=bench.assets.attribute_head,
-        images=ImageRows(bench.cohort.images, train),
-        attribute=bench.cohort.attribute[train],
-        objective=method.objective,
-        regularization=method.regularization,
-        pixels=method.pixels,
-        target_group=method.target_group,
-    )
+    evaluator = trial_evaluator(method, bench.cohort, bench.encoder, bench.assets)
     student = (
         bench.surrogate.student(bench.assets) if name == "distilled" and bench.surrogate else None
     )
