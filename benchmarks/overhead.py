@@ -46,6 +46,7 @@ from ude_core.types import Interval, Progress, QueryCount, TrialResult
 
 LEVELS = (100, 1_000, 10_000)
 TRIALS, WARM_UP, WORKERS, ROUNDS = 40, 10, 2, 1
+_MARK = "a mark"
 METRICS = {"eo_gap": 20.0, "selection_rate_symmetric_gap": 30.0, "accuracy": 60.0}
 _MODES = ["min", "min", "max"]
 _EPOCH = Progress(1, 1, -0.5, 0.6, 1.0, 0.01, 20, 0.5)
@@ -107,12 +108,13 @@ class _TimedTracker(Tracker):
     def wait(self) -> None:
         """Wait until MLflow has everything."""
         done = threading.Event()
-        self._put("a mark", lambda runs: done.set())
+        self._put(_MARK, lambda runs: done.set())
         done.wait()
 
     def _persist(self, task: Any) -> str | None:
         problem = super()._persist(task)
-        self.wrote, self.wrote_cpu = time.perf_counter(), time.process_time()
+        if task.what != _MARK:  # it comes after Ray's shutdown, which is no trial's cost
+            self.wrote, self.wrote_cpu = time.perf_counter(), time.process_time()
         return problem
 
 
