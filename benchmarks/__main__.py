@@ -87,7 +87,7 @@ def find(name: str) -> Benchmark:
 def main(arguments: list[str] | None = None) -> None:
     """Run what was asked for, print the details, and end with one line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=sorted({*ENGINE, *SERVICE}))
+    parser.add_argument("--only", nargs="+", choices=sorted({*ENGINE, *SERVICE}))
     parser.add_argument("--engine", action="store_true", help="those of the engine alone")
     parser.add_argument("--machine", help="what the results say they were measured on")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where they are kept")
@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_process()
     chosen.results.mkdir(exist_ok=True)
     figures = {}
-    for name in [chosen.only] if chosen.only else [*ENGINE, *(() if chosen.engine else SERVICE)]:
+    for name in chosen.only or [*ENGINE, *(() if chosen.engine else SERVICE)]:
         here = machine(chosen.machine)
         figure, details = find(name)()
         figures[name] = round(figure, 4)

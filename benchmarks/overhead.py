@@ -45,7 +45,7 @@ from ude_core.seeding import numpy_generator
 from ude_core.types import Interval, Progress, QueryCount, TrialResult
 
 LEVELS = (100, 1_000, 10_000)
-TRIALS, WARM_UP, WORKERS, ROUNDS = 40, 10, 2, 1
+TRIALS, WARM_UP, WORKERS, ROUNDS = 200, 10, 2, 2
 _MARK = "a mark"
 METRICS = {"eo_gap": 20.0, "selection_rate_symmetric_gap": 30.0, "accuracy": 60.0}
 _MODES = ["min", "min", "max"]

@@ -4,7 +4,7 @@
 
 One run is one method at one norm and seed; each is kept in its own file under
 `results/query_efficiency/`, so a study may be made in pieces, and runs already there are left alone.
-`--table` prints what is there and draws the picture. `DIR` holds nih.csv and the MobileNetV2 that is
+`--table` prints what is there instead, and draws the picture. `DIR` holds nih.csv and the MobileNetV2 that is
 attacked; `FILE` are weights of timm's tf_efficientnet_lite0, the open network of `distilled`.
 """
 
@@ -55,10 +55,11 @@ METHODS: Mapping[str, MethodConfig] = {
         name="distilled",
         objective="one_group",
         target_group=0,
-        samples=3,
+        samples=6,
         batch_size=64,
         local_iterations=5,
         learning_rate=0.002,
+        student_lessons=16,
     ),
     "whitebox": replace(
         SHARED, name="whitebox", batch_size=16, learning_rate=0.003, queries=None, epochs=14
@@ -274,6 +275,8 @@ def queries_vs_literal(runs: Sequence[Mapping[str, Any]]) -> tuple[float, dict[s
             "its cross-entropy": round(level, 3),
             "ours needs": statistics.median(value for value in needed if value is not None),
         }
+    if not ratios:
+        raise ValueError("no norm has both literal and distilled runs that meet")
     figure = min(r["literal's queries"] / max(1, r["ours needs"]) for r in ratios.values())
     return figure, ratios
 
@@ -292,10 +295,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--norms", nargs="+", type=float, default=[5.0, 10.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--queries", type=int, default=BUDGET)
+    parser.add_argument("--threads", type=int, help="of this process; all cores when left out")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--results", type=Path, default=RUNS)
     chosen = parser.parse_args(arguments)
-    prepare_process()
+    prepare_process(chosen.threads)
     chosen.results.mkdir(parents=True, exist_ok=True)
     if not chosen.table:
         if chosen.data is None or ("distilled" in chosen.methods and chosen.surrogate is None):
@@ -311,6 +315,7 @@ def main(arguments: list[str] | None = None) -> None:
                     made = run(bench, name, norm, seed, chosen.queries)
                     kept = {"method": name, "norm": norm, "seed": seed, **made}
                     path.write_text(json.dumps(kept, indent=1) + "\n")
+        return
     print(table(chosen.results))
     picture(chosen.results, chosen.results / "query_efficiency.png")
     figure, details = queries_vs_literal(load(chosen.results))

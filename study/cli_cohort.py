@@ -119,6 +119,28 @@ def check(
         raise typer.Exit(2)
 
 
+@app.command()
+def films(
+    space: Annotated[
+        str, typer.Argument(metavar="SPACE", help="A YAML file, or a name in search_spaces/.")
+    ],
+    folder: Annotated[Path, typer.Argument(help="Where they go: a new folder, or an empty one.")],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
+) -> None:
+    """Write some of a synthetic cohort's X-rays as PNG, to try a bundle on."""
+    from study.config import load_space
+    from study.materials import load_cohort
+    from ude_core.errors import UserError
+    from ude_core.image_files import write_films
+
+    config = load_space(space)
+    if config.cohort.kind != "phantom":
+        raise UserError(f"{space} is of patients, whose X-rays stay where they are; name phantoms")
+    cohort = load_cohort(config, None)
+    write_films(cohort.images[:count], folder)
+    typer.echo(f"{min(count, len(cohort.images))} synthetic X-rays in {folder}")
+
+
 def _print(checked: CohortCheck) -> None:
     for line in checked.lines():
         typer.echo(line)

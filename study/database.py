@@ -12,6 +12,7 @@ import sqlalchemy as sa
 import tenacity
 from optuna.exceptions import StorageInternalError
 
+from study.embedded import write_ahead
 from study.names import Layout, StudyLayout
 from ude_core.errors import UserError
 
@@ -79,6 +80,8 @@ def connect(
         places.folder.mkdir(parents=True, exist_ok=True)
     if url is None:
         url = f"sqlite:///{places.database}"
+        if create:
+            write_ahead(places.database)
         options = {"connect_args": {"timeout": _LOCK_SECONDS}}
     elif url.startswith("postgresql"):
         options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}

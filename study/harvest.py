@@ -16,7 +16,7 @@ from study.meter import QUERIES, Paid, paid_queries, paid_so_far
 from study.records import TrialRecord
 from study.rung_records import read_pruned, read_rungs
 from study.trial_store import TrialStore, folder_of
-from ude_core.results import NOISE_FILE, RESULT_FILE, has_result, load_result
+from ude_core.results import NOISE_FILE, PICTURE_FILE, RESULT_FILE, has_result, load_result
 from ude_core.storage import CorruptFileError
 from ude_core.trial import CHECKPOINT, PREVIOUS
 from ude_core.types import Progress
@@ -86,7 +86,7 @@ def _collect(store: TrialStore, ledger: Ledger, number: int) -> None:
     """Bring a trial's files to the driver; the result comes last, as it means the trial is whole."""
     folder = ledger.places.trial(number)
     if not has_result(folder):
-        for name in (WORKER, FAILURE, QUERIES, NOISE_FILE, RESULT_FILE):
+        for name in (WORKER, FAILURE, QUERIES, NOISE_FILE, PICTURE_FILE, RESULT_FILE):
             store.get(f"{folder_of(ledger.name, number)}/{name}", folder / name)
 
 

@@ -31,10 +31,8 @@ from study.run_metrics import (
 from study.run_table import VIEW_TAG, view_of
 from study.spaces import method_of
 from ude_core.baselines.registry import settings_read
-from ude_core.figures import noise_map, png_bytes
-from ude_core.results import has_result, load_noise
+from ude_core.results import PICTURE_FILE
 from ude_core.rungs import Rung
-from ude_core.storage import atomic_write
 from ude_core.types import Measured, Progress, Undefined
 
 _METRICS_A_BATCH, _TAG_LENGTH = 800, 5000  # at most 100 tags and 100 params beside them
@@ -174,9 +172,8 @@ class StudyRuns:
             }
             self._marks[key] = {**said, **tags}
         try:
-            if has_result(record.folder):
-                picture = record.folder / "noise.png"
-                atomic_write(picture, png_bytes(noise_map(load_noise(record.folder))))
+            picture = record.folder / PICTURE_FILE
+            if picture.exists():
                 self._keep_file(run, picture)
             # The state goes last: without it the next launch records this trial again.
             self._log(

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from study.attempts import reason_of
+from study.embedded import commit_without_waiting, write_ahead
 from study.environment import prepare_mlflow
 from study.harvest import curve_of
 from study.ledger import Ledger
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BACKLOG = 2000
-_GATHER_SECONDS = 1.0
+_GATHER_SECONDS = 0.5
 """How long news of trials is gathered before it is written: a short trial is then written once."""
 
 _LONGEST_PAUSE = 15.0
@@ -255,6 +256,9 @@ def connect_runs(ledger: Ledger, layout: Layout, uri: str | None) -> StudyRuns:
     prepare_mlflow()
     from study.runs import StudyRuns  # imports MLflow: seconds
 
+    if uri is None:  # what it may lose with the power, the ledger knows
+        write_ahead(layout.mlflow_database)
+        commit_without_waiting(layout.mlflow_database)
     return StudyRuns(ledger.config, layout, uri)
 
 

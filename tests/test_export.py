@@ -1,14 +1,17 @@
 """Policies pick what they say; bundles are written once, and say what was measured."""
 
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from finished import GOALS, about, confirmed, finished_study, hand_front, measured, noise_of
+from finished import DISEASES, GOALS, about, confirmed, finished_study, hand_front, measured, noise_of
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -283,3 +286,28 @@ def test_a_noise_that_was_altered_is_not_exported(study: Study, tmp_path: Path) 
 def test_a_folder_in_use_is_not_replaced(study: Study) -> None:
     with pytest.raises(BundleError, match="holds other files"):
         export(study, "edema", parse_policy("knee"), study.root)
+
+
+@pytest.mark.slow
+def test_an_export_killed_at_any_moment_leaves_whole_bundles(tmp_path: Path) -> None:
+    """The command itself, killed when its first folder appears and at moments after."""
+    root, out = tmp_path / "runs", tmp_path / "out"
+    with finished_study(root):
+        pass
+    words = [str(Path(sys.executable).parent / "ude-study"), "export", "tiny", "--all-diseases"]
+    words += ["--root", str(root), "--out", str(out), "--no-register"]
+    killed = 0
+    for wait in (0.0, 0.003, 0.01, 0.03):
+        shutil.rmtree(out, ignore_errors=True)
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (out.exists() and any(out.iterdir())):
+            time.sleep(0.0005)
+        time.sleep(wait)
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+        bundles = [path for path in out.glob("*") if not path.name.startswith(".")]
+        assert all(verify_bundle(bundle).study == "tiny" for bundle in bundles)
+    assert killed >= 2
+    assert subprocess.run(words, capture_output=True, check=False).returncode == 0
+    assert sorted(path.name for path in out.iterdir()) == sorted(DISEASES)
+    assert {verify_bundle(path).disease for path in out.iterdir()} == set(DISEASES)

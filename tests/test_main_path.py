@@ -2,13 +2,20 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
+from mlflow_server import free_port
 from PIL import Image
 
 from study import Study, load_space
@@ -53,6 +60,33 @@ class Shell:
         assert done.returncode == status, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
+
+    @contextmanager
+    def serving(self, port: int) -> Iterator[str]:
+        command = [str(Path(sys.executable).parent / "ude-study"), "serve", "--port", str(port)]
+        server = subprocess.Popen(
+            command,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            address = f"http://127.0.0.1:{port}"
+            while not _answers(f"{address}/health"):
+                assert server.poll() is None
+                time.sleep(0.3)
+            yield address
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return httpx.get(address, timeout=5.0).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +198,33 @@ def test_applied_files_embed_exactly_as_the_trial_scored(shell: Shell, tmp_path:
         embed_images(encoder, from_files), embed_images(encoder, images, noise, "deploy")
     )
     assert not torch.equal(embed_images(encoder, from_files), embed_images(encoder, images))
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_from_the_sweep_to_the_browser_to_an_edited_film(shell: Shell, tmp_path: Path) -> None:
+    """README, word by word: serve, the page, its export, films, verify, apply."""
+    from chromium import chromium, page, painted
+
+    port = free_port()
+    with shell.serving(port) as address, chromium() as browser, page(browser) as opened:
+        opened.goto(f"{address}/ude/", wait_until="commit")
+        opened.click("text=demo")
+        painted(opened)
+        opened.locator("[data-trial]").first.click()
+        opened.click("#export")
+        opened.wait_for_selector("#detail code")
+        bundle = shell.root / opened.inner_text("#detail code")
+    assert "pixels" in json.loads((bundle / "manifest.json").read_text())
+    shell.run("verify", str(bundle))
+    films, edited = tmp_path / "images", tmp_path / "edited"
+    assert "5 synthetic" in shell.run("cohort", "films", "demo", str(films), "--count", "5")
+    assert "holds files" in shell.run("cohort", "films", "demo", str(films), status=2)
+    assert "patients" in shell.run("cohort", "films", "nih_mini", str(tmp_path / "no"), status=2)
+    shell.run("apply", str(bundle), str(films), str(edited))
+    for film in sorted(films.iterdir()):
+        before, after = (np.asarray(Image.open(f / film.name)) for f in (films, edited))
+        assert before.shape == after.shape
+        assert (before != after).any()
 
 
 def test_python_reads_the_same_study(shell: Shell, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import shutil
@@ -16,12 +17,14 @@ from pathlib import Path
 
 import pytest
 from finished import finished_study, measured, noise_of
+from mlflow import MlflowClient
 from mlflow_server import free_port
 
 from study import serve
 from study.names import Layout
 from study.tracking import synchronize
 from study.web.server import ROOT_VARIABLE, WITH_PASSWORDS
+from ude_core.bundle_manifest import sha256
 from ude_core.results import save_result
 from ude_core.types import QueryCount, TrialResult
 
@@ -131,7 +134,11 @@ def test_a_reader_finds_a_point_and_exports_it(server: Server, layout: Layout) -
             opened.click("#export")
             opened.wait_for_selector("#detail code")
             folder = layout.root / opened.inner_text("#detail code")
-            assert (folder / "manifest.json").is_file()
+            manifest = folder / "manifest.json"
+            registry = MlflowClient(layout.mlflow_uri)
+            version = registry.get_model_version_by_alias("ude-noise-edema", "best")
+            assert version.tags["ude.bundle"] == sha256(manifest.read_bytes())
+            assert version.tags["ude.trial"] == str(json.loads(manifest.read_text())["trial"])
 
             opened.wait_for_selector("#history.js-plotly-plot")
             opened.wait_for_selector("#parallel.js-plotly-plot")

@@ -36,7 +36,7 @@ from ude_core.types import (
 )
 
 BETAS = (0.9, 0.99)  # of both Adams: what is right changes from round to round
-LESSON, STRIDE = 16, 8  # images a lesson and a step of the climb
+LESSON, STRIDE = 16, 16  # images a lesson and a step of the climb
 EXPLORED = 8  # images a noise while exploring
 RECENT = 768  # answers that half of every lesson is drawn from
 MEMORY = 6144  # answers remembered beside the clean ones
@@ -188,17 +188,13 @@ class Distilled:
         for _ in range(self.lessons):
             recent = torch.randint(max(0, known - RECENT), known, (LESSON // 2,), generator=rng)
             any_time = torch.randint(known, (LESSON - LESSON // 2,), generator=rng)
-            gradient = torch.zeros_like(weights)
             lesson = torch.cat((recent, any_time))
-            for part in (lesson[:STRIDE], lesson[STRIDE:]):
-                pixels = self._edited(state.rows[part].numpy(), state.noises[state.which[part]])
-                variable = weights.detach().requires_grad_()
-                error = self.student.answer(variable, pixels) - state.answers[part]
-                loss = torch.nn.functional.huber_loss(
-                    error, torch.zeros_like(error), reduction="none"
-                )
-                total = (loss * importance).sum() / LESSON
-                gradient += torch.autograd.grad(total, variable)[0]
+            pixels = self._edited(state.rows[lesson].numpy(), state.noises[state.which[lesson]])
+            variable = weights.detach().requires_grad_()
+            answers = self.student.answer(variable, pixels)
+            loss = torch.nn.functional.huber_loss(answers, state.answers[lesson], reduction="none")
+            total = (loss * importance).sum() / LESSON
+            gradient = torch.autograd.grad(total, variable)[0]
             given += 1
             numerator, denominator, first, second = adam_moments(
                 gradient, first, second, given, BETAS

@@ -1,15 +1,18 @@
-"""Decode an image file that is to be edited, or say what is wrong with it; encode the result."""
+"""Decode an image file that is to be edited, or say what is wrong with it; encode and write."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ude_core.bundle import Bundle
 from ude_core.editing import MODES, check_size
-from ude_core.errors import BundleError
+from ude_core.errors import BundleError, UserError
+from ude_core.storage import atomic_write
 
 _ORIENTATION = 0x0112
 
@@ -51,3 +54,16 @@ def encode_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def write_films(films: UInt8[np.ndarray, "films height width"], folder: Path) -> None:
+    """Write films as 8-bit gray PNG, `000.png` and on. Raises UserError where something is there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = any(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}; name a new folder, or an empty one") from None
+    if there:
+        raise UserError(f"{folder} holds files; name a new folder, or an empty one")
+    for index, film in enumerate(films):
+        atomic_write(folder / f"{index:03}.png", encode_png(Image.fromarray(film)))

@@ -1,7 +1,8 @@
-"""A finished trial on disk: `noise.safetensors` and `result.json`, atomic and checked."""
+"""A finished trial on disk: its noise, a picture of it, and `result.json`; atomic and checked."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -11,21 +12,22 @@ from typing import Any
 
 import safetensors.torch
 
-from ude_core.storage import CorruptFileError, atomic_write, sha256_file
+from ude_core.figures import noise_map, png_bytes
+from ude_core.storage import CorruptFileError, atomic_writes, sha256_file
 from ude_core.types import Interval, Measured, Noise, Progress, QueryCount, TrialResult, Undefined
 
 SCHEMA_VERSION = 1
 NOISE_FILE = "noise.safetensors"
+PICTURE_FILE = "noise.png"
 RESULT_FILE = "result.json"
 
 
 def save_result(result: TrialResult, folder: Path) -> None:
     """Write a result; `result.json` comes last, so its presence means that the trial is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / NOISE_FILE, safetensors.torch.save({"noise": result.noise.contiguous()}))
+    noise = safetensors.torch.save({"noise": result.noise.contiguous()})
     content = {
         "schema_version": SCHEMA_VERSION,
-        "noise_sha256": sha256_file(folder / NOISE_FILE),
+        "noise_sha256": hashlib.sha256(noise).hexdigest(),
         "metrics": metrics_to_json(result.metrics),
         "curve": [progress_to_json(progress) for progress in result.curve],
         "queries": asdict(result.queries),
@@ -33,7 +35,9 @@ def save_result(result: TrialResult, folder: Path) -> None:
         "note": result.note,
     }
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
-    atomic_write(folder / RESULT_FILE, text.encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PICTURE_FILE).write_bytes(png_bytes(noise_map(result.noise)))  # the noise tells it again
+    atomic_writes(folder, {NOISE_FILE: noise, RESULT_FILE: text.encode()})
 
 
 def load_result(folder: Path) -> TrialResult:

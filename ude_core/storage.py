@@ -22,27 +22,29 @@ class CorruptFileError(ValueError):
 
 def atomic_write(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds either its old content or all of the new (tmp, fsync, rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with staged(path) as temporary:
-        temporary.write_bytes(data)
+    atomic_writes(path.parent, {path.name: data})
+
+
+def atomic_writes(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write several files of a folder as `atomic_write` does, in this order: the last is there last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        renames = [
+            (_synced(folder / name, data, stack), folder / name) for name, data in files.items()
+        ]
+        for temporary, path in renames:
+            temporary.replace(path)
+        sync_folder(folder)
 
 
 def write_once(path: Path, data: bytes) -> None:
     """Write `data` to `path` unless something is there: of several writers, the first one's stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
+    with contextlib.ExitStack() as stack:
+        temporary = _synced(path, data, stack)
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
         sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -60,6 +62,19 @@ def staged(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _synced(path: Path, data: bytes, stack: contextlib.ExitStack) -> Path:
+    """Return a temporary file beside `path` that holds `data` on the disk; `stack` removes it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    stack.callback(temporary.unlink, missing_ok=True)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.chmod(0o644)
+    return temporary
 
 
 def sync_folder(folder: Path) -> None:

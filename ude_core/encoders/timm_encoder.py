@@ -21,8 +21,8 @@ from ude_core.errors import SettingError
 from ude_core.storage import digest, sha256_file
 from ude_core.types import Embeddings, Pixels
 
-BATCH_SIZES = {"cpu": 4, "cuda": 256}
-"""Images a pass by device: a CPU is fastest while activations stay in its cache."""
+BATCH_SIZES = {"cpu": 16, "cuda": 256}
+"""Images a pass by device: on one thread torch gives oneDNN no 1 x 1 convolution of fewer than 16."""
 
 
 class FrozenNetwork:
