@@ -31,6 +31,7 @@ ENGINE: Mapping[str, tuple[str, str]] = {
     "apply_speed": ("apply_speed", "apply_speed"),
     "coverage": ("coverage", "coverage"),
     "cue_overlap": ("cue_overlap", "cue_overlap"),
+    "queries_vs_literal": ("query_efficiency", "queries_vs_literal"),
 }
 """Name → module and function; these need torch and the engine alone."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -254,31 +255,62 @@ def picture(folder: Path, path: Path) -> None:
     pyplot.close(figure)
 
 
-def queries_vs_literal(runs: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, Any]]:
-    """Return the least ratio over norms: literal's queries over those `distilled` needs for the same.
+def queries_vs_literal() -> tuple[float, dict[str, Any]]:
+    """Return what the kept runs say: literal's queries over those ours needs, the least of the norms."""
+    return compared(load(RUNS))
 
-    Both are medians over seeds; the level is the highest that literal ever shows, at any mark.
+
+def compared(runs: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, Any]]:
+    """Return literal's queries over those `distilled` needs for what literal reaches with them.
+
+    The least of the norms; both are medians over seeds, and the level is the highest that literal
+    shows at any mark. Beside it, by norm: what each method reaches, how many random noises it beats,
+    and its share of white-box's gain over random noise.
     """
-    ratios: dict[str, Any] = {}
+    ratios, details = [], {}
     for norm in sorted({run["norm"] for run in runs}):
-        literal = [r["curve"] for r in runs if (r["norm"], r["method"]) == (norm, "literal")]
-        ours = [r["curve"] for r in runs if (r["norm"], r["method"]) == (norm, "distilled")]
-        if not literal or not ours:
-            continue
-        spent = min(curve[-1]["queries"] for curve in literal)
-        level = statistics.median(max(p["cross_entropy"] for p in c) for c in literal)
-        needed = [reached(curve, level) for curve in ours]
-        if any(value is None for value in needed):
-            continue
-        ratios[f"norm {norm:g}"] = {
-            "literal's queries": spent,
-            "its cross-entropy": round(level, 3),
-            "ours needs": statistics.median(value for value in needed if value is not None),
+        curves = {
+            name: [r["curve"] for r in runs if (r["norm"], r["method"]) == (norm, name)]
+            for name in LABELS
         }
+        random = [point["cross_entropy"] for curve in curves["random"] for point in curve]
+        details[f"norm {norm:g}"] = {
+            name: _standing(curves[name], random, curves["whitebox"])
+            for name in ("literal", "distilled", "whitebox_one_group", "whitebox")
+            if curves[name]
+        }
+        if curves["literal"] and curves["distilled"]:
+            level = statistics.median(_best(curve) for curve in curves["literal"])
+            needed = [reached(curve, level) or math.inf for curve in curves["distilled"]]
+            spent = min(curve[-1]["queries"] for curve in curves["literal"])
+            ratios.append(spent / max(1, statistics.median(needed)))
     if not ratios:
-        raise ValueError("no norm has both literal and distilled runs that meet")
-    figure = min(r["literal's queries"] / max(1, r["ours needs"]) for r in ratios.values())
-    return figure, ratios
+        raise ValueError(f"{RUNS} has no norm with runs of both literal and distilled")
+    return min(ratios), details
+
+
+def _standing(
+    curves: Sequence[Sequence[Mapping[str, float]]],
+    random: Sequence[float],
+    whitebox: Sequence[Sequence[Mapping[str, float]]],
+) -> dict[str, Any]:
+    last = statistics.median(curve[-1]["cross_entropy"] for curve in curves)
+    found: dict[str, Any] = {
+        "seeds": len(curves),
+        "queries": curves[0][-1]["queries"],
+        "cross-entropy": round(last, 3),
+    }
+    if random:
+        found["random noises beaten"] = f"{sum(one < last for one in random)} of {len(random)}"
+        base = statistics.median(random)
+        if whitebox:
+            ceiling = statistics.median(curve[-1]["cross_entropy"] for curve in whitebox)
+            found["share of white-box's gain"] = round((last - base) / (ceiling - base), 3)
+    return found
+
+
+def _best(curve: Sequence[Mapping[str, float]]) -> float:
+    return max(point["cross_entropy"] for point in curve)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -318,7 +350,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     print(table(chosen.results))
     picture(chosen.results, chosen.results / "query_efficiency.png")
-    figure, details = queries_vs_literal(load(chosen.results))
+    figure, details = compared(load(chosen.results))
     print(json.dumps({"queries_vs_literal": round(figure, 2), "details": details}))
 
 

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from finished import DISEASES, GOALS, about, confirmed, finished_study, hand_front, measured, noise_of
+from finished import (
+    DISEASES,
+    GOALS,
+    about,
+    confirmed,
+    finished_study,
+    hand_front,
+    measured,
+    noise_of,
+)
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 

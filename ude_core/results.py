@@ -36,7 +36,9 @@ def save_result(result: TrialResult, folder: Path) -> None:
     }
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / PICTURE_FILE).write_bytes(png_bytes(noise_map(result.noise)))  # the noise tells it again
+    (folder / PICTURE_FILE).write_bytes(
+        png_bytes(noise_map(result.noise))
+    )  # the noise tells it again
     atomic_writes(folder, {NOISE_FILE: noise, RESULT_FILE: text.encode()})
 
 
