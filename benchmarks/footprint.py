@@ -36,7 +36,7 @@ from ude_core.trial import run_trial
 from ude_core.types import BiasConfig, HeadConfig, MethodConfig, ScoringConfig, SplitConfig
 
 MEBIBYTE = 2**20
-MAPPED_IMAGES, MAPPED_SIZE = 6000, 224
+MAPPED_IMAGES, MAPPED_SIZE = 20_000, 224
 SIZES = (500, 5_000, 50_000)
 SPLIT = SplitConfig()
 BIAS = BiasConfig(train_per_group=40, validation_per_cell=10, test_per_cell=5)
@@ -49,7 +49,7 @@ QUICK = MethodConfig(local_iterations=2, samples=2, batch_size=32, epochs=1)
 
 
 def worker_memory() -> tuple[float, dict[str, Any]]:
-    """Measure a worker on 6,000 mapped images of 224 x 224 pixels through MobileNetV2."""
+    """Measure a worker on 20,000 mapped images of 224 x 224 pixels through MobileNetV2."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _in_a_process(_prepare_mapped, folder)

@@ -89,7 +89,9 @@ def confirm_noises(
 
     def logits_by(noise: Noise, method: MethodConfig) -> Logits:
         nonlocal spent
-        found = embed_for(noise, method, cohort, encoder, rows, draws, clean=clean, head=head)
+        found = embed_for(
+            noise, method, cohort, encoder, rows, draws, clean=lambda: clean, head=head
+        )
         spent += found.queries
         return disease_logits(
             found.embeddings, rows, cohort, draws, head=head, seed=seed, train=found.train

@@ -266,16 +266,18 @@ def embed_images(
 ) -> Float[Tensor, "images dim"]:
     """Return φ(x + ε) of every image, or φ(x) without a noise, on the CPU. One query an image."""
     placed = None if noise is None else upload(noise, encoder.device)
-    parts: list[Tensor] = []
-    start = 0
+    embeddings = torch.empty(len(images), encoder.embedding_dim)
+    start, before = 0, slice(0, 0)
+    made = embeddings[before]
     while start < len(images):
         part = partial(_embed_part, encoder, images, placed, pipeline, start)
-        parts.append(FORWARD.halving(encoder, encoder.batch_size, part))
-        start += len(parts[-1])
+        coming = FORWARD.halving(encoder, encoder.batch_size, part)
         # Fetched one pass late: the next is under way by then, and no third piles up behind it.
-        if len(parts) > 1:
-            parts[-2] = parts[-2].cpu()
-    return torch.cat([part.cpu() for part in parts])
+        embeddings[before] = made.cpu()
+        before, made = slice(start, start + len(coming)), coming
+        start = before.stop
+    embeddings[before] = made.cpu()
+    return embeddings
 
 
 def _embed_part(

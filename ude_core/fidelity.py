@@ -13,7 +13,7 @@ from ude_core.ssim import ssim
 from ude_core.types import Measured, Noise, PixelPipeline, Undefined, exactly
 
 SAMPLE = 256  # images looked at, of a larger cohort
-_IMAGES_AT_ONCE = 16
+_IMAGES_AT_ONCE = 4
 
 
 def fidelity(

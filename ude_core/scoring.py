@@ -91,17 +91,17 @@ def embed_for(
     rows: Int[np.ndarray, " images"],
     draws: Mapping[str, Sequence[Draw]],
     *,
-    clean: Embeddings,
+    clean: Callable[[], Embeddings],
     head: HeadConfig,
 ) -> Embedded:
     """Return the cohort's images `rows` as a trial of `method` hands them to its heads.
 
-    A method that edits nothing takes `clean`, φ(x) of the same images, which was paid for before.
+    A method that edits nothing asks for `clean`, φ(x) of the same images, which was paid for before.
     """
     baseline = make_baseline(method)
     images = baseline.edited(ImageRows(cohort.images, rows))
     edits = learns_noise(method.name) or baseline.edit != "nothing"
-    embeddings = embed_images(encoder, images, noise, method.pixels) if edits else clean
+    embeddings = embed_images(encoder, images, noise, method.pixels) if edits else clean()
     trained = trained_images(disease_tasks(rows, cohort, draws))
     training = baseline.training_queries(sum(map(len, trained.values())), head.epochs)
     return Embedded(
@@ -227,7 +227,7 @@ def score_noise(
         encoder,
         rows,
         assets.draws,
-        clean=assets.clean_scored,
+        clean=lambda: assets.clean_scored,
         head=assets.scoring.disease_head,
     )
     metrics = _development_metrics(embedded.embeddings, cohort, assets, embedded.train)
