@@ -106,7 +106,7 @@ def test_of_two_writers_the_first_decides(tmp_path: Path) -> None:
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"first"]
 
 
-@pytest.mark.parametrize(("setting", "expected"), [("null", 4), ("3", 3), ("measured", 8)])
+@pytest.mark.parametrize(("setting", "expected"), [("null", 16), ("3", 3), ("measured", 8)])
 def test_a_study_s_encoder_takes_its_batch_from_the_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, expected: int
 ) -> None:
@@ -128,4 +128,4 @@ def test_a_study_s_encoder_takes_its_batch_from_the_setting(
     encoder = materials.load_encoder(config, tmp_path / "cache")
     assert encoder.batch_size == expected
     assert folders == ([tmp_path / "cache" / "batch_sizes"] if setting == "measured" else [])
-    assert materials.load_encoder(config).batch_size == (3 if setting == "3" else 4)
+    assert materials.load_encoder(config).batch_size == (3 if setting == "3" else 16)

@@ -137,7 +137,7 @@ def test_a_round_costs_what_was_planned_and_the_student_nothing(
     for rounds in (1, 2, 3):
         trial.step()
         assert sum(encoder.seen) == trial.learner.queries == rounds * 2 * 16
-        assert trial.learner.surrogate_passes == rounds * (6 * 16 + 6 * 8)
+        assert trial.learner.surrogate_passes == rounds * (6 * 16 + 6 * 16)
 
 
 def test_the_first_round_explores_and_later_ones_ask_on_the_way(

@@ -1,11 +1,12 @@
 """The registry holds what the bundle holds, once, and gives it back without a pickle."""
 
 import json
-import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,11 @@ def test_without_mlflow_the_export_is_done_and_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "mlflow.db").exists()
 
 
+def copy_database(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+
+
 @pytest.mark.slow
 def test_a_trial_that_mlflow_does_not_know_and_an_altered_bundle_are_not_registered(
     study: Study, tmp_path: Path
@@ -179,8 +185,9 @@ def test_a_trial_that_mlflow_does_not_know_and_an_altered_bundle_are_not_registe
     with pytest.raises(BundleError, match="altered"):
         register_bundle(client, tmp_path / "b")
     with finished_study(tmp_path / "other") as stranger:
-        database = Layout.at(study.root).mlflow_database
-        shutil.copy(database, Layout.at(stranger.root).mlflow_database)
+        copy_database(
+            Layout.at(study.root).mlflow_database, Layout.at(stranger.root).mlflow_database
+        )
         run = trial_run(client, "tiny", 4)
         assert run is not None
         client_of(stranger).delete_run(run)
