@@ -59,8 +59,7 @@ METHODS: Mapping[str, MethodConfig] = {
         samples=6,
         batch_size=64,
         local_iterations=5,
-        learning_rate=0.004,
-        student_rate=2e-4,
+        learning_rate=0.002,
         student_lessons=16,
     ),
     "whitebox": replace(

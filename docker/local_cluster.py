@@ -472,7 +472,8 @@ def main() -> int:
         free[3],
         free[4],
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's & has a process ignore the first
+        signal.signal(number, signal.default_int_handler)
     try:
         for name in ("mlflow", "ray", "dashboard"):
             refuse_taken_port(getattr(ports, name), option=f"--{name}-port")

@@ -283,13 +283,7 @@ def test_the_whole_service_on_this_machine() -> None:
 
 @pytest.mark.slow
 def test_an_interrupted_service_leaves_nothing_behind() -> None:
-    running = subprocess.Popen(
-        LOCAL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & ignores it
-    )
+    running = subprocess.Popen(LOCAL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert running.stdout is not None
     assert "PostgreSQL runs" in running.stdout.readline()
     time.sleep(1)
