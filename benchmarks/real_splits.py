@@ -36,13 +36,13 @@ POINTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "whitebox": [
         {"objective": objective, "max_norm": norm, "epochs": 8, "learning_rate": 0.003}
         for objective in ("confusion", "cross_entropy")
-        for norm in (2, 4, 8)
+        for norm in (1, 2, 4)
     ],
     # 48 epochs are 196,608 queries.
     "gezo": [{"objective": "confusion", "max_norm": 20, "epochs": 48, "step_size": 0.03}],
     "distilled": [
         {"objective": "confusion", "max_norm": norm, "epochs": 12, "learning_rate": 0.004}
-        for norm in (4, 8)
+        for norm in (2, 4)
     ],
 }
 UNUSED = {"step_size": 0.03, "learning_rate": 0.003}
