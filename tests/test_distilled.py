@@ -15,7 +15,14 @@ from ude_core.distilled import MEMORY, Distilled, DistilledState, make_distilled
 from ude_core.errors import FingerprintError, SettingError
 from ude_core.heads import LinearHeads
 from ude_core.objective import edit_objective, group_margin
-from ude_core.student import Student, coordinates, make_student
+from ude_core.student import (
+    Student,
+    _flatten,
+    _taught_parameters,
+    _unflatten,
+    coordinates,
+    make_student,
+)
 from ude_core.surrogate import prepare_surrogate
 from ude_core.trial import Trial, trial_evaluator
 from ude_core.types import BiasConfig, HeadConfig, MethodConfig, ScoringConfig, SplitConfig
@@ -93,12 +100,61 @@ def test_coordinates_give_the_attribute_logits_back() -> None:
     torch.testing.assert_close(space.logits(space.answers(some)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_components_have_unit_variance_on_clean_embeddings() -> None:
+def test_the_embedding_is_answered_in_units_of_its_spread() -> None:
     rng = torch.Generator().manual_seed(0)
     clean = torch.randn(90, 6, generator=rng) * torch.arange(1.0, 7.0)
     heads = LinearHeads(torch.randn(1, 6, 2, generator=rng), torch.zeros(1, 2))
     answers = coordinates(clean, heads).answers(clean)[:, 2:]
-    torch.testing.assert_close(answers.T @ answers / 90, torch.eye(6), rtol=1e-4, atol=1e-4)
+    spread = clean.std(0)
+    expected = spread / (spread + 0.3 * spread.mean())
+    torch.testing.assert_close(answers.std(0), expected, rtol=1e-4, atol=1e-4)
+
+
+class _Deep(nn.Module):
+    """Few weights first, as convolutional networks have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv2d(1, 2, 1), nn.Conv2d(2, 40, 3).to(memory_format=torch.channels_last)
+        )
+        self.head = nn.Linear(40, 30)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.head(self.network(pixels).mean((2, 3)))
+
+
+def test_the_first_weights_are_not_taught_and_the_others_keep_their_layout() -> None:
+    module = _Deep()
+    named = _taught_parameters(module)
+    assert list(named) == [
+        "network.1.weight",
+        "network.1.bias",
+        "head.weight",
+        "head.bias",
+    ]
+    pixels = torch.rand(3, 1, 8, 8)
+    expected = module(pixels)
+    weights = torch.cat([_flatten(parameter.detach()) for parameter in named.values()])
+    student = Student(
+        module=module,
+        taught=tuple(named),
+        weights=weights,
+        rates=torch.ones_like(weights),
+        coordinates=coordinates(
+            torch.rand(9, 28), LinearHeads(torch.rand(1, 28, 2), torch.rand(1, 2))
+        ),
+        clean_answers=torch.zeros(0, 30),
+        passes=0,
+        fingerprint="deep",
+    )
+    assert torch.equal(student.answer(weights, pixels), expected)
+    kernel = module.network[1].weight
+    assert _unflatten(_flatten(kernel), kernel).stride() == kernel.stride()
+    variable = weights.clone().requires_grad_()
+    gradient = torch.autograd.grad(student.answer(variable, pixels).sum(), variable)[0]
+    by_parameter = torch.autograd.grad(module(pixels).sum(), list(named.values()))
+    assert torch.equal(gradient, torch.cat([_flatten(part) for part in by_parameter]))
 
 
 def test_an_untaught_student_answers_the_ridge_fit_of_the_clean_images(

@@ -1,10 +1,11 @@
 """Active distillation: a student of the black box is taught where ε stands, and ε climbs it. Ours.
 
 A round asks the black box for embeddings of images under the newest ε and under others on the way to
-it, teaches an open network (`student`) to answer alike, and moves ε by Adam along the student's
-gradient of Eq. 2. Where the student errs, ε is drawn there, is asked about next, and the error is
-mended: the noise is always judged by the black box itself. Substitute training of Papernot et al.
-2017 with the queries where the search is (DAgger, Ross et al. 2011), for one universal noise.
+it, teaches an open network (`student`) to answer alike, and moves ε along the student's gradient of
+Eq. 2, by steps of one length with momentum. Where the student errs, ε is drawn there, is asked about
+next, and the error is mended: the noise is always judged by the black box itself. Substitute training
+of Papernot et al. 2017 with the queries where the search is (DAgger, Ross et al. 2011), for one
+universal noise.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from ude_core.types import (
     PixelPipeline,
 )
 
-BETAS = (0.9, 0.99)  # of both Adams: what is right changes from round to round
+BETAS = (0.9, 0.99)  # of the student's Adam: what is right changes from round to round
+MOMENTUM = 0.9  # of the climb
 LESSON, STRIDE = 16, 16  # images a lesson and a step of the climb
 EXPLORED = 8  # images a noise while exploring
 RECENT = 768  # answers that half of every lesson is drawn from
@@ -55,9 +57,7 @@ class DistilledState:
     """Everything known between two rounds. Memory: answer i is of image `rows[i]` under `which[i]`."""
 
     noise: Noise  # ε
-    first_moment: Noise
-    second_moment: Noise
-    steps: int
+    direction: Noise  # mean of the latest gradients, each of length 1
     step_size: float
     weights: Weights
     weights_first: Weights
@@ -102,12 +102,10 @@ class Distilled:
         require_zero(noise)
         student = self.student
         known = len(student.clean_answers)
-        zero, none = torch.zeros_like(noise), torch.zeros_like(student.weights)
+        none = torch.zeros_like(student.weights)
         return DistilledState(
             noise=noise,
-            first_moment=zero,
-            second_moment=zero,
-            steps=0,
+            direction=torch.zeros_like(noise),
             step_size=self.learning_rate,
             weights=student.weights,
             weights_first=none,
@@ -206,34 +204,23 @@ class Distilled:
         )
 
     def _climb(self, state: DistilledState, rows: Indices, rng: torch.Generator) -> DistilledState:
-        """Move ε along the student's gradient; what is asked next lies evenly on the way."""
-        noise, first, second, steps = (
-            state.noise,
-            state.first_moment,
-            state.second_moment,
-            state.steps,
-        )
+        """Move ε along the student's gradients; what is asked next lies evenly on the way.
+
+        A step's length is `learning_rate` a pixel, root mean square. Not Adam's: pixel by pixel it
+        follows what is only this student's as far as what is the black box's too.
+        """
+        noise, direction = state.noise, state.direction
+        length = self.learning_rate * noise.numel() ** 0.5
         stops = {self.climb * (i + 1) // self.samples for i in range(self.samples - 1)}
         way: list[Noise] = []
         for index in range(self.climb):
             chosen = rows[torch.randint(len(rows), (STRIDE,), generator=rng).numpy()]
             gradient = self._gradient(state.weights, noise, chosen)
-            steps += 1
-            numerator, denominator, first, second = adam_moments(
-                gradient, first, second, steps, BETAS
-            )
-            step = numerator / denominator
-            noise = project(noise - self.learning_rate * step, self.max_norm)
+            direction = MOMENTUM * direction + (1 - MOMENTUM) * _unit(gradient)
+            noise = project(noise - length * _unit(direction), self.max_norm)
             if index + 1 in stops:
                 way.append(noise)
-        return replace(
-            state,
-            noise=noise,
-            first_moment=first,
-            second_moment=second,
-            steps=steps,
-            pending=torch.stack([noise, *way]),
-        )
+        return replace(state, noise=noise, direction=direction, pending=torch.stack([noise, *way]))
 
     def _gradient(self, weights: Weights, noise: Noise, chosen: Indices) -> Noise:
         """Return the gradient of Eq. 2 (or its variant) as the student sees it, over `chosen`."""
@@ -258,6 +245,11 @@ class Distilled:
 
     def _edited(self, rows: Indices, noises: Tensor) -> Tensor:
         return apply_noise(to_pixels(self.images[rows]), noises, self.pixels)
+
+
+def _unit(noise: Noise) -> Noise:
+    """Return the noise at length 1; 0 stays 0."""
+    return noise / noise_l2(noise).clamp_min(torch.finfo(noise.dtype).tiny)
 
 
 def _most_divisor(whole: int, most: int) -> int:

@@ -1,8 +1,7 @@
 """An open network that learns to answer as the black box does; what `distilled` climbs. Ours.
 
-The student is the surrogate's network with a new linear head. Its answers are those of the black box
-in a few coordinates: the attribute logits, and the embedding's leading principal components, which
-tell it what the logits alone would not.
+The student is the surrogate's network with a new linear head. Its answers are those of the black box:
+the attribute logits, and the whole embedding, which tells it what the logits alone would not.
 """
 
 from __future__ import annotations
@@ -18,7 +17,10 @@ from ude_core.encoders.base import Teachable
 from ude_core.heads import LinearHeads
 from ude_core.types import Embeddings, Pixels
 
-COMPONENTS = 64
+FROZEN_SHARE = 0.005
+"""Of the network's weights, its first, that are never taught: half of a convolutional network's work."""
+
+SPREAD_FLOOR = 0.3  # of the mean spread, added to every one
 RIDGE = 0.1  # of the head's first fit, as a share of the features
 HEAD_RATE = 3.0  # the head's learning rate over the network's
 
@@ -31,7 +33,7 @@ class Coordinates:
     """From embeddings of the black box to what a student answers, and back to attribute logits.
 
     The first `groups` answers are the attribute logits less their mean, in units of `scale`; the
-    others are principal components of clean embeddings, of unit variance.
+    others are the embedding's coordinates, each over its spread on clean images.
     """
 
     centre: Float[Tensor, " dim"]
@@ -53,9 +55,9 @@ class Coordinates:
 
     @property
     def importance(self) -> Float[Tensor, " answers"]:
-        """How much an error of each answer weighs: the logits as much as 2 of all components."""
-        components = self.projection.shape[1] - self.groups
-        shares = torch.full((self.projection.shape[1],), 0.5 / max(1, components))
+        """How much an error of each answer weighs: the logits together as much as 2 embeddings."""
+        dimensions = self.projection.shape[1] - self.groups
+        shares = torch.full((self.projection.shape[1],), 0.5 / dimensions)
         shares[: self.groups] = 1 / self.groups
         return shares
 
@@ -66,10 +68,10 @@ def coordinates(clean: Embeddings, attribute_head: LinearHeads) -> Coordinates:
     weight, bias = attribute_head.weight[0], attribute_head.bias[0]
     weight = weight - weight.mean(1, keepdim=True)
     scale = float(((clean - centre) @ weight).std())
-    _, singular, directions = torch.linalg.svd(clean - centre, full_matrices=False)
-    kept = min(COMPONENTS, int((singular > 1e-6 * singular[0]).sum()))
-    deviations = singular[:kept] / len(clean) ** 0.5
-    projection = torch.cat((weight / scale, directions[:kept].T / deviations), dim=1)
+    spread = clean.std(0)
+    # What hardly varies on clean images may vary much under a noise: it is not blown up.
+    spread = spread + SPREAD_FLOOR * spread.mean()
+    projection = torch.cat((weight / scale, torch.diag(1 / spread)), dim=1)
     offset = centre @ weight + bias - bias.mean()
     return Coordinates(centre=centre, projection=projection, offset=offset, scale=scale)
 
@@ -92,6 +94,7 @@ class Student:
     """A student before its first lesson; its weights travel in the learner's state, as one vector."""
 
     module: nn.Module
+    taught: tuple[str, ...]  # names of the parameters that `weights` holds, in this order
     weights: Weights
     rates: Weights  # learning rate of each weight over the network's
     coordinates: Coordinates
@@ -101,13 +104,32 @@ class Student:
 
     def answer(self, weights: Weights, pixels: Pixels) -> Answers:
         """Return what a student of these weights answers; differentiable in both."""
-        named: dict[str, Tensor] = {}
-        start = 0
-        for name, parameter in self.module.named_parameters():
-            named[name] = weights[start : start + parameter.numel()].view_as(parameter)
-            start += parameter.numel()
+        parameters = [self.module.get_parameter(name) for name in self.taught]
+        # Split, not sliced: the gradient of a slice is a vector of all weights, one for each of them.
+        parts = torch.split(weights, [parameter.numel() for parameter in parameters])
+        named = {
+            name: _unflatten(part, parameter)
+            for name, part, parameter in zip(self.taught, parts, parameters, strict=True)
+        }
         answers: Answers = functional_call(self.module, named, (pixels,))
         return answers
+
+
+def _flatten(parameter: Tensor) -> Tensor:
+    """Return the weights of one parameter in the order that they lie in memory."""
+    return (parameter.permute(0, 2, 3, 1) if _channels_last(parameter) else parameter).flatten()
+
+
+def _unflatten(weights: Tensor, like: Tensor) -> Tensor:
+    """Return what `_flatten` flattened, laid out as `like`: of any other, kernels are half as fast."""
+    if _channels_last(like):
+        outputs, inputs, height, width = like.shape
+        return weights.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
+    return weights.view_as(like)
+
+
+def _channels_last(parameter: Tensor) -> bool:
+    return parameter.dim() == 4 and parameter.stride(1) == 1
 
 
 def make_student(
@@ -131,8 +153,8 @@ def make_student(
         head.weight.copy_(weight.T)
         head.bias.copy_(-(mean @ weight))
     module = _Answering(encoder.network_copy(), head)
-    named = dict(module.named_parameters())
-    flat = torch.cat([parameter.detach().flatten() for parameter in named.values()])
+    named = _taught_parameters(module)
+    flat = torch.cat([_flatten(parameter.detach()) for parameter in named.values()])
     rates = torch.cat(
         [
             torch.full((parameter.numel(),), HEAD_RATE if name.startswith("head.") else 1.0)
@@ -141,6 +163,7 @@ def make_student(
     )
     return Student(
         module=module.requires_grad_(False),
+        taught=tuple(named),
         weights=flat,
         rates=rates,
         coordinates=space,
@@ -148,3 +171,14 @@ def make_student(
         passes=len(features),
         fingerprint=encoder.fingerprint,
     )
+
+
+def _taught_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return all parameters but the first ones, up to `FROZEN_SHARE` of the weights."""
+    most = FROZEN_SHARE * sum(parameter.numel() for parameter in module.parameters())
+    seen, taught = 0, {}
+    for name, parameter in module.named_parameters():
+        seen += parameter.numel()
+        if seen > most:
+            taught[name] = parameter
+    return taught

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypedDict
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float
@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from ude_core.runtime import keep_float32
 from ude_core.types import Embeddings, Pixels, Precision
 
-_MODES = {"cuda": "max-autotune"}
-"""torch.compile's mode by device; on CUDA the tuned kernels replay as one CUDA graph."""
+_COMPILING: Mapping[str, Mapping[str, Any]] = {
+    "cuda": {"mode": "max-autotune"},
+    "cpu": {"options": {"freezing": True}},
+}
+"""What torch.compile is told, by device: on CUDA the tuned kernels replay as one CUDA graph; on a CPU
+the weights, which never change, are packed once for the kernels."""
 
 
 class Running(TypedDict, total=False):
@@ -57,8 +61,8 @@ class Execution:
         if device.type == "cuda":
             keep_float32()
         if compiled:
-            mode = _MODES.get(device.type, "default")
-            self._compiled = torch.compile(self._cast, dynamic=False, mode=mode)
+            how = _COMPILING.get(device.type, {})
+            self._compiled = torch.compile(self._cast, dynamic=False, **how)
 
     def __call__(self, pixels: Pixels, batch: int) -> Embeddings:
         """Return the embeddings; compiled, in passes of exactly `batch` images."""
