@@ -50,31 +50,37 @@ def write_once(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def staged(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path`; on success it is synced and renamed over `path`."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with _temporary(path) as temporary:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
+        _sync(temporary)
         temporary.replace(path)
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield an empty file beside `path`, and remove it if it is still there at the end."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        yield Path(name)
     finally:
-        temporary.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
 
 
 def _synced(path: Path, data: bytes, stack: contextlib.ExitStack) -> Path:
     """Return a temporary file beside `path` that holds `data` on the disk; `stack` removes it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
-    stack.callback(temporary.unlink, missing_ok=True)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.chmod(0o644)
+    temporary = stack.enter_context(_temporary(path))
+    temporary.write_bytes(data)
+    _sync(temporary)
     return temporary
+
+
+def _sync(file: Path) -> None:
+    """Make the file's content durable, and readable by others as any other file is."""
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
+    file.chmod(0o644)
 
 
 def sync_folder(folder: Path) -> None:
