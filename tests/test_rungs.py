@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from toy import CountingEncoder, ToyEncoder, toy_cohort
+from toy import TOY_BIAS, CountingEncoder, ToyEncoder, toy_cohort
 from ude_core.assets import StudyAssets, prepare
 from ude_core.cohorts.base import Cohort
 from ude_core.errors import SettingError
@@ -15,7 +15,6 @@ from ude_core.rungs import RungPlan, look_at
 from ude_core.scoring import score_noise
 from ude_core.trial import Trial, planned_queries
 from ude_core.types import (
-    BiasConfig,
     HeadConfig,
     Interval,
     MethodConfig,
@@ -23,9 +22,6 @@ from ude_core.types import (
     SplitConfig,
 )
 
-BIAS = BiasConfig(
-    gap=0.7, favoured="female", train_per_group=40, validation_per_cell=15, test_per_cell=10
-)
 HEAD = HeadConfig(learning_rate=0.02, standardize=True, epochs=5)
 SCORING = ScoringConfig(
     repeats=3, bootstrap_draws=20, controls=1, disease_head=HEAD, attribute_head=HEAD
@@ -41,7 +37,9 @@ def cohort() -> Cohort:
 
 @pytest.fixture(scope="module")
 def assets(cohort: Cohort) -> StudyAssets:
-    return prepare(cohort, ToyEncoder(), split=SplitConfig(), bias=BIAS, scoring=SCORING, seed=5)
+    return prepare(
+        cohort, ToyEncoder(), split=SplitConfig(), bias=TOY_BIAS, scoring=SCORING, seed=5
+    )
 
 
 def learnt(trial: Trial) -> Trial:

@@ -1,6 +1,5 @@
 """What runs in a worker, driven by hand: steps, checkpoints, results, failures. No Ray is started."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,18 +22,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
     path = tmp_path_factory.mktemp("space") / "quick.yaml"
     path.write_text(QUICK, encoding="utf-8")
     return load_space(path)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def ledger(config: StudyConfig, root: Path) -> Iterator[Ledger]:
-    ledger = Ledger.create_or_open(config, root)
-    yield ledger
-    ledger.close()
 
 
 def test_a_worker_runs_one_trial_after_another(

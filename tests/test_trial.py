@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from toy import CountingEncoder, ToyEncoder, toy_cohort
+from toy import TOY_BIAS, CountingEncoder, ToyEncoder, toy_cohort
 from ude_core.assets import StudyAssets, prepare
 from ude_core.cohorts.base import Cohort
 from ude_core.confirmation import confirm_noises
@@ -19,7 +19,6 @@ from ude_core.scoring import score_reference
 from ude_core.storage import CorruptFileError
 from ude_core.trial import CHECKPOINT, PREVIOUS, Trial, planned_queries, run_trial
 from ude_core.types import (
-    BiasConfig,
     HeadConfig,
     Interval,
     MethodConfig,
@@ -27,9 +26,6 @@ from ude_core.types import (
     SplitConfig,
 )
 
-BIAS = BiasConfig(
-    gap=0.7, favoured="female", train_per_group=40, validation_per_cell=15, test_per_cell=10
-)
 HEAD = HeadConfig(learning_rate=0.02, standardize=True, epochs=20)
 SCORING = ScoringConfig(
     repeats=3, bootstrap_draws=50, controls=2, disease_head=HEAD, attribute_head=HEAD
@@ -46,7 +42,9 @@ def cohort() -> Cohort:
 
 @pytest.fixture(scope="module")
 def assets(cohort: Cohort) -> StudyAssets:
-    return prepare(cohort, ToyEncoder(), split=SplitConfig(), bias=BIAS, scoring=SCORING, seed=5)
+    return prepare(
+        cohort, ToyEncoder(), split=SplitConfig(), bias=TOY_BIAS, scoring=SCORING, seed=5
+    )
 
 
 def test_the_same_trial_twice_is_the_same_bit_for_bit(cohort: Cohort, assets: StudyAssets) -> None:
@@ -80,7 +78,7 @@ def test_every_metric_of_the_contract_is_there(cohort: Cohort, assets: StudyAsse
 
 def test_query_counts_are_what_the_encoder_saw(cohort: Cohort) -> None:
     encoder = CountingEncoder()
-    assets = prepare(cohort, encoder, split=SplitConfig(), bias=BIAS, scoring=SCORING, seed=5)
+    assets = prepare(cohort, encoder, split=SplitConfig(), bias=TOY_BIAS, scoring=SCORING, seed=5)
     assert assets.queries == sum(encoder.seen)
     encoder.seen.clear()
     result = run_trial(METHOD, cohort, encoder, assets, seed=3)
@@ -186,7 +184,7 @@ def test_a_trial_that_diverges_at_once_is_written_and_read(
 
 def test_clean_embeddings_are_paid_for_once(cohort: Cohort, tmp_path: Path) -> None:
     encoder = CountingEncoder()
-    settings = {"split": SplitConfig(), "bias": BIAS, "scoring": SCORING, "seed": 5}
+    settings = {"split": SplitConfig(), "bias": TOY_BIAS, "scoring": SCORING, "seed": 5}
     first = prepare(cohort, encoder, cache=tmp_path, **settings)
     again = prepare(cohort, encoder, cache=tmp_path, **settings)
     assert (first.queries, again.queries) == (len(first.development), 0)
@@ -226,7 +224,7 @@ def test_confirmation_scores_on_the_test_patients_alone(
 def test_erm_leans_on_the_attribute_under_amplification_only(cohort: Cohort) -> None:
     def gap(amplification: float) -> float:
         scoring = replace(SCORING, repeats=8)
-        bias = replace(BIAS, gap=amplification)
+        bias = replace(TOY_BIAS, gap=amplification)
         ready = prepare(
             cohort, ToyEncoder(), split=SplitConfig(), bias=bias, scoring=scoring, seed=5
         )

@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +34,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
     path = tmp_path_factory.mktemp("space") / "quick.yaml"
     path.write_text(QUICK, encoding="utf-8")
     return load_space(path, ["budget.queries_per_trial=256", "scoring.repeats=1"])
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def ledger(config: StudyConfig, root: Path) -> Iterator[Ledger]:
-    ledger = Ledger.create_or_open(config, root)
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture

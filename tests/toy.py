@@ -6,8 +6,13 @@ import numpy as np
 import torch
 
 from ude_core.cohorts.base import Cohort
+from ude_core.types import BiasConfig
 
 SIZE = 16
+TOY_BIAS = BiasConfig(
+    gap=0.7, favoured="female", train_per_group=40, validation_per_cell=15, test_per_cell=10
+)
+"""What `toy_cohort` has the patients for."""
 
 
 @dataclass(frozen=True)
