@@ -40,39 +40,53 @@ POINTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     ],
     # 163,840 queries, with the batch below.
     "gezo": [{"objective": "cross_entropy", "max_norm": 40, "epochs": 20, "step_size": 0.03}],
+    # 24,576 queries each.
+    "gezo_tile": [
+        {
+            "objective": objective,
+            "max_norm": norm,
+            "epochs": 6,
+            "step_size": norm / 660,
+            "basis_size": 16,
+        }
+        for objective, norm in (("confusion", 4), ("one_group", 4), ("confusion", 8))
+    ],
     "distilled": [
         {"objective": "confusion", "max_norm": norm, "epochs": 12, "learning_rate": 0.004}
         for norm in (2, 4)
     ],
 }
-SETTINGS: Mapping[str, Sequence[str]] = {"gezo": ("method.batch_size=64",)}
-"""What a method sets otherwise than the space; with it 8,192 queries an epoch of gezo."""
+SETTINGS: Mapping[str, Sequence[str]] = {
+    "gezo": ("method.batch_size=64",),
+    "gezo_tile": ("method.name=gezo", "method.basis=tile"),
+}
+"""What a row sets otherwise than the space; one without a method's name is named after its method."""
 
-UNUSED = {"step_size": 0.03, "learning_rate": 0.003}
+UNUSED = {"step_size": 0.03, "learning_rate": 0.003, "basis_size": 14}
 """What a point must name and its method does not read."""
 
 
-def run(data: Path, surrogate: Path | None, method: str, seed: int, root: Path) -> dict[str, Any]:
-    """Launch the study of one method on one split, choose on validation, and return the test's word."""
-    points = [{**UNUSED, **point} for point in POINTS[method]]
+def run(data: Path, surrogate: Path | None, row: str, seed: int, root: Path) -> dict[str, Any]:
+    """Launch the study of one row on one split, choose on validation, and return the test's word."""
+    points = [{**UNUSED, **point} for point in POINTS[row]]
     overrides = [
         f"seed={seed}",
         f"cohort.root={data}",
-        f"method.name={method}",
+        f"method.name={row}",
         f"warm_start.points={json.dumps(points)}",
         f"budget.trials={len(points)}",
-        *SETTINGS.get(method, ()),
+        *SETTINGS.get(row, ()),
     ]
-    if method == "distilled":
+    if row == "distilled":
         section = {"kind": "timm", "model": "tf_efficientnet_lite0", "checkpoint": str(surrogate)}
         overrides.append(f"surrogate={json.dumps({**section, 'image_size': 224})}")
-    config = load_space(SPACE, overrides, study=f"{method}_{seed}")
+    config = load_space(SPACE, overrides, study=f"{row}_{seed}")
     outcome = launch(config, root)
     if outcome.exit_code:
         raise RuntimeError(f"{config.study} did not end well: {dict(outcome.counts)}")
     study = Study.open(config.study, root)
     try:
-        trial = best_by_method(fronts_of(study))[method]  # type: ignore[index]
+        (trial,) = best_by_method(fronts_of(study)).values()
         found, _ = confirm_named(study, {trial: CONTROLS}, repeats=REPEATS)
         record = study.ledger.trial(trial)
     finally:
@@ -80,7 +94,7 @@ def run(data: Path, surrogate: Path | None, method: str, seed: int, root: Path) 
     point = found.point(trial)
     assert point is not None
     return {
-        "method": method,
+        "method": row,
         "seed": seed,
         "params": dict(record.params),
         "queries": record.queries,
