@@ -8,9 +8,9 @@ from typing import get_args
 
 import pytest
 import torch
-from test_trial import BIAS, METHOD, SCORING
+from test_trial import METHOD, SCORING
 
-from toy import CountingEncoder, ToyEncoder, toy_cohort
+from toy import TOY_BIAS, CountingEncoder, ToyEncoder, toy_cohort
 from ude_core.assets import StudyAssets, prepare
 from ude_core.baselines.base import BASELINES, has_noise, learns_noise
 from ude_core.baselines.registry import make_baseline, settings_read
@@ -37,7 +37,7 @@ BLACK_BOX = [name for name in TABLE_2 if name not in WHITE_BOX]
 @cache
 def study() -> tuple[Cohort, StudyAssets]:
     cohort = toy_cohort(300)
-    bias = replace(BIAS, train_per_group=30, validation_per_cell=10)
+    bias = replace(TOY_BIAS, train_per_group=30, validation_per_cell=10)
     scoring = replace(SCORING, repeats=2, bootstrap_draws=20)
     return cohort, prepare(
         cohort, ToyEncoder(), split=SplitConfig(), bias=bias, scoring=scoring, seed=5

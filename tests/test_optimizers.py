@@ -512,7 +512,9 @@ def test_cma_es_learns_the_scale_of_each_coefficient() -> None:
         candidates = optimizer.ask(state, rng)
         state = optimizer.tell(state, candidates, ellipsoid(candidates.noises))
     assert float(ellipsoid(state.noise)) < 1e-6
-    assert float(state.variance.flatten()[0] / state.variance.flatten()[-1]) > 100
+    # Ideal is -1; -0.91 to -0.98 were seen over eight seeds, and what learnt nothing has 0.
+    learnt = torch.stack((state.variance.flatten().log(), scales.flatten().log()))
+    assert float(torch.corrcoef(learnt)[0, 1]) < -0.8
 
 
 def test_cma_es_step_size_shrinks_at_the_wall_of_the_ball() -> None:
