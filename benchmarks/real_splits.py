@@ -52,7 +52,12 @@ POINTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         for objective, norm in (("confusion", 4), ("one_group", 4), ("confusion", 8))
     ],
     "distilled": [
-        {"objective": "confusion", "max_norm": norm, "epochs": 12, "learning_rate": 0.004}
+        {
+            "objective": "confusion",
+            "max_norm": norm,
+            "epochs": 12,
+            "learning_rate": 0.06 * norm / 224,  # a step of 0.06 of the ball
+        }
         for norm in (2, 4)
     ],
 }

@@ -99,7 +99,9 @@ class MethodConfig:
     objective: ObjectiveName = "cross_entropy"
     target_group: int = 0  # one_group: which of the cohort's groups every image is to look like
     carry_state: bool = False
-    learning_rate: float = 0.01  # of every method but gezo and cma_es
+    learning_rate: float = (
+        0.01  # of every method but gezo and cma_es; distilled: a step's RMS a pixel
+    )
     prior_weight: float = 0.5  # guided: share of each direction's square that is the prior's
     surrogate_images: int = 128  # guided: training images that a gradient of the prior is over
     student_rate: float = 1e-4  # distilled: learning rate of the student's network
