@@ -16,7 +16,7 @@ from ude_core.confirmation import confirm_noises
 from ude_core.errors import FingerprintError, SettingError
 from ude_core.results import has_result, load_result, save_result
 from ude_core.scoring import score_reference
-from ude_core.storage import CorruptFileError
+from ude_core.storage import CorruptFileError, load_checked, save_checked
 from ude_core.trial import CHECKPOINT, PREVIOUS, Trial, planned_queries, run_trial
 from ude_core.types import (
     HeadConfig,
@@ -150,6 +150,18 @@ def test_a_checkpoint_of_another_trial_is_refused(
     Trial(METHOD, cohort, ToyEncoder(), assets, seed=3).save(tmp_path)
     with pytest.raises(FingerprintError, match="other parameters, data or weights"):
         Trial(replace(METHOD, samples=5), cohort, ToyEncoder(), assets, seed=3).restore(tmp_path)
+
+
+def test_a_checkpoint_whose_state_has_other_fields_is_refused_by_name(
+    cohort: Cohort, assets: StudyAssets, tmp_path: Path
+) -> None:
+    trial = Trial(METHOD, cohort, ToyEncoder(), assets, seed=3)
+    trial.save(tmp_path)
+    tensors, scalars = load_checked(tmp_path / CHECKPOINT)
+    tensors["state.moment"] = tensors.pop("state.noise")
+    save_checked(tmp_path / CHECKPOINT, tensors, scalars)
+    with pytest.raises(FingerprintError, match="GezoState was written by another release"):
+        Trial(METHOD, cohort, ToyEncoder(), assets, seed=3).restore(tmp_path)
 
 
 def test_results_survive_the_disk_and_a_changed_noise_does_not(

@@ -292,7 +292,10 @@ class NoiseLearner:
         return tensors, scalars
 
     def load_state_dict(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned for the same method, images and seed."""
+        """Continue from what `state_dict` returned for the same method, images and seed.
+
+        Raises FingerprintError where the state has other fields: another release's.
+        """
         self._state = state_from(self._state, tensors, scalars)
         self._rng.set_state(tensors["rng"])
         self._order = tensors["order"].numpy()

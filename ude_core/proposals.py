@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ude_core.errors import FingerprintError
 from ude_core.optimizer import AskTellOptimizer, Candidates, OptimizerState
 from ude_core.types import Indices, MethodConfig, NoiseBatch
 
@@ -78,7 +79,16 @@ def state_parts(state: OptimizerState) -> tuple[dict[str, Tensor], dict[str, Any
 
 
 def state_from(like: S, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> S:
-    """Return the state that `state_parts` took apart; `like` is any state of the same optimiser."""
+    """Return the state that `state_parts` took apart; `like` is any state of the same optimiser.
+
+    Raises FingerprintError where the parts are of a state with other fields: another release's.
+    """
+    found = {key for key in (*tensors, *scalars) if key.startswith("state.")}
+    if found != {f"state.{field.name}" for field in fields(like)}:
+        raise FingerprintError(
+            f"the checkpoint's {type(like).__name__} was written by another release of this program; "
+            "continue with that release, or start a study under another name"
+        )
     values: dict[str, Any] = {}
     for field in fields(like):
         key, current = f"state.{field.name}", getattr(like, field.name)

@@ -187,7 +187,8 @@ class Trial:
     def restore(self, folder: Path) -> bool:
         """Continue from the newest whole checkpoint in `folder`; False where there is none.
 
-        Raises FingerprintError where the checkpoint belongs to another trial, data or weights.
+        Raises FingerprintError where the checkpoint belongs to another trial, data or weights, or
+        where another release wrote it and this one cannot read its state.
         """
         for name in (CHECKPOINT, PREVIOUS):
             path = folder / name
