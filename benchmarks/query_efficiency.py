@@ -36,7 +36,7 @@ from ude_core.noise import make_basis, noise_l2, random_noise
 from ude_core.runtime import prepare_process
 from ude_core.scoring import attribute_auc
 from ude_core.seeding import torch_generator
-from ude_core.surrogate import Surrogate, prepare_surrogate
+from ude_core.surrogate import Guide, Surrogate, prepare_surrogate
 from ude_core.trial import trial_evaluator
 from ude_core.types import BiasConfig, Interval, MethodConfig, Noise, ScoringConfig, SplitConfig
 
@@ -46,6 +46,7 @@ MARKS = (0, 1_000, 2_500, 5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000
 """Queries after which the held-out patients are looked at; looking is not counted."""
 
 RANDOM_NOISES = 20
+SURROGATED = ("distilled", "jacobian")
 SHARED = MethodConfig(regularization=0.0, pixels="deploy", queries=BUDGET)
 
 METHODS: Mapping[str, MethodConfig] = {
@@ -62,6 +63,18 @@ METHODS: Mapping[str, MethodConfig] = {
         learning_rate=0.00134,  # a step of 0.06 of a ball of 5
         student_lessons=16,
         climb_steps=12,
+    ),
+    "jacobian": replace(
+        SHARED,
+        name="jacobian",
+        objective="one_group",
+        target_group=0,
+        samples=128,
+        batch_size=2,
+        local_iterations=5,
+        step_size=0.0067,  # a change of norm 1.5
+        learning_rate=0.0018,  # a step of 0.08 of a ball of 5
+        step_decay=0.95,
     ),
     "whitebox": replace(
         SHARED, name="whitebox", batch_size=16, learning_rate=0.003, queries=None, epochs=14
@@ -80,6 +93,7 @@ LABELS = {
     "random": "random noise",
     "literal": "Alg. 1, literal",
     "distilled": "distilled (ours)",
+    "jacobian": "jacobian (ours)",
     "whitebox": "white-box UDE",
     "whitebox_one_group": "white-box, one_group (ours)",
 }
@@ -95,6 +109,14 @@ class Bench:
     surrogate: Surrogate | None
     held_out: LocalEvaluator
 
+    def guide(self, method: MethodConfig) -> Guide | None:
+        """Return what guides `method` where anything does."""
+        if self.surrogate is None or method.name not in SURROGATED:
+            return None
+        if method.name == "distilled":
+            return self.surrogate.student(self.assets)
+        return self.surrogate.directions(method)
+
     def look(self, noise: Noise) -> tuple[float, float]:
         """Return cross-entropy (nats) and AUC (percent) of g on the held-out patients."""
         rows = np.arange(len(self.held_out.images))
@@ -105,7 +127,7 @@ class Bench:
         return float(evaluation.cross_entropy[0]), auc.mean
 
 
-def prepare_bench(data: Path, surrogate: Path | None, cache: Path) -> Bench:
+def prepare_bench(data: Path, surrogate: Path | None, cache: Path, device: str = "cpu") -> Bench:
     """Return the bench: half of the patients learn, the other half is held out."""
     settings = TableSettings(
         diseases=("pleural_effusion",),
@@ -118,7 +140,8 @@ def prepare_bench(data: Path, surrogate: Path | None, cache: Path) -> Bench:
         "mobilenetv2_100",
         data / "encoder" / "mobilenetv2_100_in1k_features.safetensors",
         model_options={"pad_type": "same"},
-        compile=True,
+        compile=device == "cpu",  # on CUDA it is minutes of tuning kernels
+        device=device,
     )
     assets = prepare(
         cohort,
@@ -131,7 +154,7 @@ def prepare_bench(data: Path, surrogate: Path | None, cache: Path) -> Bench:
     )
     opened = None
     if surrogate is not None:
-        network = TimmEncoder("tf_efficientnet_lite0", surrogate)
+        network = TimmEncoder("tf_efficientnet_lite0", surrogate, device=device)
         opened = prepare_surrogate(cohort, network, assets, cache=cache)
     away = np.setdiff1d(np.arange(len(cohort.images)), assets.split.train)
     held_out = LocalEvaluator(
@@ -152,13 +175,12 @@ def run(bench: Bench, name: str, norm: float, seed: int, budget: int) -> dict[st
     if name == "random":
         return {"curve": list(_random(bench, norm, seed)), "seconds": time.perf_counter() - began}
     method = replace(METHODS[name], max_norm=norm)
+    if name == "jacobian":  # its steps are shares of the ball
+        method = replace(method, learning_rate=method.learning_rate * norm / 5)
     if method.queries is not None:
         method = replace(method, queries=budget)
     evaluator = trial_evaluator(method, bench.cohort, bench.encoder, bench.assets)
-    student = (
-        bench.surrogate.student(bench.assets) if name == "distilled" and bench.surrogate else None
-    )
-    learner = NoiseLearner(method, evaluator, seed, student)
+    learner = NoiseLearner(method, evaluator, seed, bench.guide(method))
     curve: list[dict[str, float]] = []
     marks = [mark for mark in MARKS if mark < budget] + [budget]
     while True:
@@ -330,15 +352,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--queries", type=int, default=BUDGET)
     parser.add_argument("--threads", type=int, help="of this process; all cores when left out")
+    parser.add_argument("--device", default="cpu", help="of both encoders")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--results", type=Path, default=RUNS)
     chosen = parser.parse_args(arguments)
     prepare_process(chosen.threads)
     chosen.results.mkdir(parents=True, exist_ok=True)
     if not chosen.table:
-        if chosen.data is None or ("distilled" in chosen.methods and chosen.surrogate is None):
-            parser.error("give --data, and --surrogate for distilled")
-        bench = prepare_bench(chosen.data, chosen.surrogate, chosen.cache)
+        if chosen.data is None or (
+            chosen.surrogate is None and set(SURROGATED) & set(chosen.methods)
+        ):
+            parser.error(f"give --data, and --surrogate for {' and '.join(SURROGATED)}")
+        bench = prepare_bench(chosen.data, chosen.surrogate, chosen.cache, chosen.device)
         print("clean", bench.look(torch.zeros(1, 224, 224)), flush=True)
         for seed in chosen.seeds:
             for norm in chosen.norms:

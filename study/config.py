@@ -154,7 +154,7 @@ class StudyConfig(Section):
             yield (
                 ("surrogate",),
                 f"surrogate is given and no method uses it ({', '.join(map(str, methods))}; "
-                f"expected {' or '.join(USES_SURROGATE)}); remove it",
+                f"expected {', '.join(USES_SURROGATE[:-1])} or {USES_SURROGATE[-1]}); remove it",
             )
         if surrogate is not None and surrogate.image_size != self.cohort.image_size:
             yield (
@@ -212,7 +212,7 @@ class StudyConfig(Section):
         )
 
 
-USES_SURROGATE = ("guided", "distilled")
+USES_SURROGATE = ("guided", "jacobian", "distilled")
 _OF_LEARNT_NOISE = ("_vs_random", "controls_beaten", "psnr_db")
 
 

@@ -17,12 +17,12 @@ from ude_core.cohorts.base import Cohort
 from ude_core.cohorts.phantom import PhantomConfig, make_phantoms
 from ude_core.cohorts.stored import read_cohort, write_columns, write_pixels
 from ude_core.cohorts.table_cohort import load_table
+from ude_core.directions import SurrogateDirections
 from ude_core.encoders.base import Encoder
 from ude_core.encoders.phantom_vit import load_phantom_vit
 from ude_core.errors import SettingError
 from ude_core.storage import digest, sha256_file
-from ude_core.student import Student
-from ude_core.surrogate import Surrogate, SurrogatePrior, prepare_surrogate
+from ude_core.surrogate import Guide, Surrogate, SurrogatePrior, prepare_surrogate
 from ude_core.types import MethodConfig
 
 if TYPE_CHECKING:
@@ -46,14 +46,20 @@ class Materials:
             known["surrogate"] = self.surrogate.encoder.fingerprint
         return known
 
-    def prior(self, method: MethodConfig) -> SurrogatePrior | None:
-        """Return the surrogate's gradient that guides a trial of `guided`; None for any other."""
-        if self.surrogate is None or method.name != "guided":
+    def prior(self, method: MethodConfig) -> SurrogatePrior | SurrogateDirections | None:
+        """Return what proposes with a trial of `guided` or `jacobian`; None for any other."""
+        if self.surrogate is None:
             return None
-        return self.surrogate.prior(method)
+        match method.name:
+            case "guided":
+                return self.surrogate.prior(method)
+            case "jacobian":
+                return self.surrogate.directions(method)
+            case _:
+                return None
 
-    def guide(self, method: MethodConfig) -> SurrogatePrior | Student | None:
-        """Return what guides a trial of `method`, a prior or a student; None where nothing does."""
+    def guide(self, method: MethodConfig) -> Guide | None:
+        """Return what guides a trial of `method`, a student included; None where nothing does."""
         if self.surrogate is not None and method.name == "distilled":
             return self.surrogate.student(self.assets)
         return self.prior(method)

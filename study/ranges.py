@@ -46,6 +46,7 @@ PARAMETERS: Mapping[str, Range] = MappingProxyType(
         "learning_rate": Range(0, low_open=True),
         "prior_weight": Range(0, 1),
         "surrogate_images": Range(1),
+        "direction_images": Range(1),
         "target_group": Range(0),
         "student_rate": Range(0, low_open=True),
         "student_lessons": Range(1),

@@ -13,6 +13,7 @@ from ude_core.antithetic import AntitheticAdam, Guided
 from ude_core.assets import StudyAssets, prepare
 from ude_core.cma_es import CmaEs, Constants
 from ude_core.cohorts.base import Cohort
+from ude_core.directions import SurrogateDirections
 from ude_core.errors import NonFiniteLossError, SettingError
 from ude_core.evaluator import Evaluation, Gradient
 from ude_core.learner import NoiseLearner, plan
@@ -44,6 +45,7 @@ METHODS = {
         replace(SHARED, name="zo_sgd", learning_rate=1.0),
         replace(SHARED, name="antithetic_adam", learning_rate=0.1),
         replace(SHARED, name="guided", learning_rate=0.1),
+        replace(SHARED, name="jacobian", learning_rate=0.2),
         replace(SHARED, name="cma_es"),
     )
 }
@@ -83,11 +85,29 @@ class Quadratic:
         return Gradient(loss, loss, 2 * (noise - self.target) / noise.numel())
 
 
-def prior_for(method: MethodConfig) -> SurrogatePrior | None:
-    if method.name != "guided":
-        return None
+class Flat(ToyEncoder):
+    """An open encoder whose embedding is the image: its Jacobian's directions are white noise."""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flatten(1)
+
+
+def prior_for(method: MethodConfig) -> SurrogatePrior | SurrogateDirections | None:
     evaluator: Any = Quadratic(method)
-    return SurrogatePrior(evaluator=evaluator, rows=np.arange(3))
+    match method.name:
+        case "guided":
+            return SurrogatePrior(evaluator=evaluator, rows=np.arange(3))
+        case "jacobian":
+            return SurrogateDirections(
+                encoder=Flat(),
+                images=evaluator.images,
+                spread=torch.ones(IMAGE * IMAGE),
+                pixels="paper",
+                images_per_direction=2,
+                passes=2 * method.samples,
+            )
+        case _:
+            return None
 
 
 def optimizer_for(method: MethodConfig) -> AskTellOptimizer[Any]:
@@ -286,9 +306,10 @@ class TestContract:
         )
         encoder, surrogate = CountingEncoder(), CountingEncoder()
         prior = None
-        if method.name == "guided":
-            prior = prepare_surrogate(cohort, surrogate, assets).prior(tried)
+        if method.name in ("guided", "jacobian"):
+            opened = prepare_surrogate(cohort, surrogate, assets)
             surrogate.seen.clear()  # its head is the study's
+            prior = opened.prior(tried) if method.name == "guided" else opened.directions(tried)
         result = run_trial(tried, cohort, encoder, assets, seed=3, prior=prior)
         assert result.queries.total == sum(encoder.seen)
         assert result.queries.surrogate == sum(surrogate.seen)

@@ -13,6 +13,7 @@ from study.verdicts import judge
 from toy import CountingEncoder, ToyEncoder, toy_cohort
 from ude_core.assets import StudyAssets, prepare
 from ude_core.cohorts.base import Cohort
+from ude_core.directions import SurrogateDirections
 from ude_core.results import load_result, save_result
 from ude_core.scoring import score_reference
 from ude_core.surrogate import SurrogatePrior, prepare_surrogate
@@ -45,6 +46,7 @@ METHODS = {
     "whitebox": replace(METHOD, name="whitebox", batch_size=20),
     "cma_es": replace(METHOD, name="cma_es"),
     "guided": replace(METHOD, name="guided", surrogate_images=20),
+    "jacobian": replace(METHOD, name="jacobian", direction_images=3),
     "diverged": replace(METHOD, step_size=1e38),
     "no norm, no controls": replace(METHOD, name="whitebox", batch_size=20, learning_rate=0.0),
 }
@@ -77,10 +79,11 @@ def test_noise_and_scoring_are_what_the_encoder_saw(
     name: str, cohort: Cohort, assets: StudyAssets, tmp_path: Path
 ) -> None:
     method, encoder, surrogate = METHODS[name], CountingEncoder(), CountingEncoder()
-    guided = method.name == "guided"
-    prior: SurrogatePrior | None = None
+    guided = method.name in ("guided", "jacobian")
+    prior: SurrogatePrior | SurrogateDirections | None = None
     if guided:
-        prior = prepare_surrogate(cohort, surrogate, assets).prior(method)
+        opened = prepare_surrogate(cohort, surrogate, assets)
+        prior = opened.prior(method) if method.name == "guided" else opened.directions(method)
         surrogate.seen.clear()
     trial = Trial(method, cohort, encoder, assets, 3, prior)
     while not trial.finished:

@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from ude_core import spread
 from ude_core.batching import FORWARD, pass_limit
 from ude_core.cohorts.phantom import PhantomConfig, make_phantoms
 from ude_core.crew import ProcessCrew
+from ude_core.directions import SurrogateDirections
 from ude_core.encoders.phantom_vit import load_phantom_vit
 from ude_core.evaluator import LocalEvaluator
 from ude_core.heads import LinearHeads
@@ -246,13 +247,24 @@ def test_losses_travel_and_nothing_else() -> None:
     assert amounts[0] == amounts[1] < 10_000
 
 
+@pytest.mark.parametrize("name", ["guided", "jacobian"])
 @pytest.mark.parametrize("informed", [True, False])
-def test_guided_needs_a_surrogate_everywhere(
-    informed: bool, caplog: pytest.LogCaptureFixture
+def test_a_guided_method_needs_its_surrogate_everywhere(
+    informed: bool, name: Literal["guided", "jacobian"], caplog: pytest.LogCaptureFixture
 ) -> None:
-    method = replace(METHOD, name="guided", surrogate_images=8)
+    method = replace(METHOD, name=name, surrogate_images=8)
     surrogate = evaluator(encoder=ToyEncoder(name="open"))
+    prior: SurrogatePrior | SurrogateDirections
     prior = SurrogatePrior(evaluator=surrogate, rows=np.arange(8))
+    if name == "jacobian":
+        prior = SurrogateDirections(
+            encoder=surrogate.encoder,
+            images=surrogate.images,
+            spread=torch.ones(surrogate.encoder.embedding_dim),
+            pixels="paper",
+            images_per_direction=2,
+            passes=2 * method.samples,
+        )
     crew = Crew(2)
     if informed:
         crew.replicas = [Replica(evaluator(), lambda _: prior) for _ in range(2)]

@@ -1,6 +1,7 @@
 """A space may name a surrogate: a guided study from its YAML to its trials, and what is refused."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from study.spaces import method_of
 from study.sweep import _prepare
 from study.trainable import NoiseTrainable, WorkerOrder
 from study.trials_view import preparation_json
+from ude_core.directions import SurrogateDirections
 from ude_core.errors import FingerprintError, SettingError, UserError
 from ude_core.results import load_noise, load_result
 
@@ -127,6 +129,26 @@ def test_other_methods_of_the_same_space_are_not_guided(space: Path, root: Path)
     assert prior is not None
     assert prior.passes == IMAGES
     assert materials.prior(method_of(config, {**params, "name": "gezo"})) is None
+    directions = materials.prior(method_of(config, {**params, "name": "jacobian", "samples": 5}))
+    assert isinstance(directions, SurrogateDirections)
+    assert directions.passes == 5
+
+
+@pytest.mark.slow
+def test_a_jacobian_study_runs_and_reports_the_surrogate_apart(space: Path, root: Path) -> None:
+    text = QUICK.replace("method: {", "method: {name: jacobian, direction_images: 3, ")
+    other = space.with_name("jacobian.yaml")
+    other.write_text(text + timm_section("surrogate"), encoding="utf-8")
+    config = load_space(other, [f"budget.queries_per_trial={QUERIES}"])
+    with closing(Ledger.create_or_open(config, root)) as ledger:
+        _prepare(ledger, Layout.at(root))
+        asked = ledger.ask()
+        trial = {"number": asked.number, "params": dict(asked.params), "seed": asked.seed}
+        run_to_end(worker(config, root, trial))
+        result = load_result(ledger.places.trial(asked.number))
+    assert result.outcome == "improved"
+    assert result.queries.noise == QUERIES
+    assert result.queries.surrogate == QUERIES // (2 * 2 * 16) * 2 * 3
 
 
 def test_the_plan_names_it_and_too_many_images_are_refused(space: Path) -> None:
@@ -142,7 +164,7 @@ def test_the_plan_names_it_and_too_many_images_are_refused(space: Path) -> None:
         (GUIDED, "method guided needs a surrogate: give an open encoder"),
         (
             QUICK + timm_section("surrogate"),
-            "no method uses it (gezo; expected guided or distilled); remove",
+            "no method uses it (gezo; expected guided, jacobian or distilled); remove",
         ),
         (
             GUIDED + timm_section("surrogate").replace("size: 64, ", "size: 96, "),

@@ -22,7 +22,7 @@ from ude_core.optimizers import make_optimizer
 from ude_core.proposals import propose, shuffled, split_rows, state_from, state_parts
 from ude_core.scoring import attribute_auc
 from ude_core.student import Student
-from ude_core.surrogate import SurrogatePrior
+from ude_core.surrogate import Guide
 from ude_core.types import Interval, MethodConfig, Noise, Outcome, Progress
 from ude_core.whitebox import Whitebox, WhiteboxState
 
@@ -74,7 +74,7 @@ def plan(method: MethodConfig, images: int) -> Schedule:
             f"{held}); lower batch_size or add images"
         )
     match method.name:
-        case "gezo" | "spsa" | "zo_sgd" | "antithetic_adam" | "guided" | "cma_es":
+        case "gezo" | "spsa" | "zo_sgd" | "antithetic_adam" | "guided" | "jacobian" | "cma_es":
             per_epoch, cost = method.local_iterations, 2 * method.samples * method.batch_size
         case "distilled":
             per_epoch, cost = method.local_iterations, method.samples * method.batch_size
@@ -98,8 +98,8 @@ class NoiseLearner:
     """One noise being learnt: `step` is one local iteration, `advance` the rest of the epoch.
 
     The learner is a pure function of (method, evaluator, seed): stopped and restored anywhere, it
-    ends at the same ε, bit for bit, on the same kind of machine. `prior` is for `guided`, a student
-    for `distilled`, and neither for any other.
+    ends at the same ε, bit for bit, on the same kind of machine. `prior` is for `guided`, directions
+    for `jacobian`, a student for `distilled`, and none of them for any other.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class NoiseLearner:
         method: MethodConfig,
         evaluator: Evaluator,
         seed: int,
-        prior: SurrogatePrior | Student | None = None,
+        prior: Guide | None = None,
     ) -> None:
         self.method = method
         self.prior = prior

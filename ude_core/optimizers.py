@@ -1,8 +1,8 @@
 """From a method to its ask/tell optimiser: the one place that knows them all by name.
 
 gezo is the paper's (Alg. 1). spsa, zo_sgd and cma_es are the field's, offered for comparison;
-antithetic_adam and guided are ours. White-box UDE takes gradients and `distilled` (ours) embeddings,
-so they are not among them.
+antithetic_adam, guided and jacobian are ours. White-box UDE takes gradients and `distilled` (ours)
+embeddings, so they are not among them.
 """
 
 from __future__ import annotations
@@ -12,26 +12,42 @@ from typing import Any, assert_never
 from ude_core.antithetic import AntitheticAdam, Guided, Prior
 from ude_core.baselines.base import learns_noise
 from ude_core.cma_es import CmaEs
+from ude_core.directions import SurrogateDirections
 from ude_core.errors import SettingError
 from ude_core.gezo import Gezo
+from ude_core.jacobian import JacobianEs
 from ude_core.noise import make_basis
 from ude_core.optimizer import AskTellOptimizer
 from ude_core.spsa import Spsa, ZoSgd
 from ude_core.types import MethodConfig
 
+Proposing = Prior | SurrogateDirections
+"""What an optimiser may be guided by: `guided` by a prior, `jacobian` by directions."""
+
 
 def make_optimizer(
-    method: MethodConfig, image_size: int, prior: Prior | None = None
+    method: MethodConfig, image_size: int, guide: Proposing | None = None
 ) -> AskTellOptimizer[Any]:
     """Return the optimiser `method.name`. Settings it has no use for are left unread.
 
-    Raises SettingError where `basis_size` does not fit the image, a prior is missing (guided) or
-    has no use (any other), or `prior_weight` is outside [0, 1]; ValueError for whitebox and for
-    methods that learn no noise.
+    Raises SettingError where `basis_size` does not fit the image, a guide is missing (`guided`: a
+    prior; `jacobian`: directions) or has no use (any other), or `prior_weight` is outside [0, 1];
+    ValueError for whitebox and for methods that learn no noise.
     """
     if not learns_noise(method.name):
         raise ValueError(f"{method.name} learns no noise: it has no optimiser")
-    _check_prior(method, prior)
+    if method.name == "whitebox":
+        raise ValueError("whitebox is told gradients, not losses; use whitebox.Whitebox")
+    if method.name == "distilled":
+        raise SettingError(
+            "method.name is distilled and no student was given (expected a surrogate's); name "
+            "a surrogate, or pass Trial(..., prior=surrogate.student(assets))"
+        )
+    if not 0 <= method.prior_weight <= 1:
+        raise SettingError(
+            f"prior_weight is {method.prior_weight:g} (expected in [0, 1]); change it"
+        )
+    _refuse_useless(method, guide)
     basis = make_basis(method.basis, image_size, method.basis_size)
     match method.name:
         case "gezo":
@@ -73,22 +89,6 @@ def make_optimizer(
                 perturbation=method.perturbation,
                 max_norm=method.max_norm,
             )
-        case "guided":
-            if prior is None:
-                raise SettingError(
-                    "method.name is guided and no prior was given (expected a surrogate's "
-                    "gradient); name a surrogate, or pass Trial(..., prior=...)"
-                )
-            return Guided(
-                basis=basis,
-                step_size=method.step_size,
-                learning_rate=method.learning_rate,
-                samples=method.samples,
-                perturbation=method.perturbation,
-                max_norm=method.max_norm,
-                prior=prior,
-                prior_weight=method.prior_weight,
-            )
         case "cma_es":
             return CmaEs(
                 basis=basis,
@@ -96,23 +96,55 @@ def make_optimizer(
                 samples=method.samples,
                 max_norm=method.max_norm,
             )
-        case "distilled":
-            raise SettingError(
-                "method.name is distilled and no student was given (expected a surrogate's); name "
-                "a surrogate, or pass Trial(..., prior=surrogate.student(assets))"
-            )
-        case "whitebox":
-            raise ValueError("whitebox is told gradients, not losses; use whitebox.Whitebox")
+        case "guided" | "jacobian":
+            return _guided(method, image_size, guide)
         case _:
             assert_never(method.name)
 
 
-def _check_prior(method: MethodConfig, prior: Prior | None) -> None:
-    if prior is not None and method.name != "guided":
+def _refuse_useless(method: MethodConfig, guide: Proposing | None) -> None:
+    """Raise SettingError where a guide was given that this method has no use for."""
+    if guide is None:
+        return
+    given, user = "a prior was", "guided"
+    if isinstance(guide, SurrogateDirections):
+        given, user = "directions were", "jacobian"
+    if method.name != user:
         raise SettingError(
-            f"a prior was given and method.name is {method.name} (expected guided); drop one"
+            f"{given} given and method.name is {method.name} (expected {user}); drop one"
         )
-    if not 0 <= method.prior_weight <= 1:
+
+
+def _guided(
+    method: MethodConfig, image_size: int, guide: Proposing | None
+) -> AskTellOptimizer[Any]:
+    """Return the optimiser that an open encoder guides. Raises SettingError where there is no guide."""
+    if guide is None:
+        what, how = "prior was", "surrogate.prior(method)"
+        if method.name == "jacobian":
+            what, how = "directions were", "surrogate.directions(method)"
         raise SettingError(
-            f"prior_weight is {method.prior_weight:g} (expected in [0, 1]); change it"
+            f"method.name is {method.name} and no {what} given (expected a surrogate's); name a "
+            f"surrogate, or pass Trial(..., prior={how})"
         )
+    if isinstance(guide, SurrogateDirections):
+        return JacobianEs(
+            basis=make_basis(method.basis, image_size, method.basis_size),
+            directions=guide,
+            step_size=method.step_size,
+            learning_rate=method.learning_rate,
+            step_decay=method.step_decay,
+            momentum=method.momentum,
+            samples=method.samples,
+            max_norm=method.max_norm,
+        )
+    return Guided(
+        basis=make_basis(method.basis, image_size, method.basis_size),
+        step_size=method.step_size,
+        learning_rate=method.learning_rate,
+        samples=method.samples,
+        perturbation=method.perturbation,
+        max_norm=method.max_norm,
+        prior=guide,
+        prior_weight=method.prior_weight,
+    )

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ude_core.antithetic import Prior
 from ude_core.batching import FORWARD, is_out_of_memory
 from ude_core.evaluator import LocalEvaluator
 from ude_core.learner import plan
@@ -31,13 +30,13 @@ from ude_core.messages import (
 )
 from ude_core.noise import zero_noise
 from ude_core.optimizer import AskTellOptimizer, OptimizerState
-from ude_core.optimizers import make_optimizer
+from ude_core.optimizers import Proposing, make_optimizer
 from ude_core.proposals import Proposal, proposal_digest, propose, split_rows, state_from
 from ude_core.storage import digest
 from ude_core.types import Indices, Losses, MethodConfig
 
-PriorOf = Callable[[MethodConfig], Prior | None]
-"""From a method to what guides it; None for all but `guided`."""
+PriorOf = Callable[[MethodConfig], Proposing | None]
+"""From a method to what proposes with it; None for all but `guided` and `jacobian`."""
 
 
 def no_prior(method: MethodConfig) -> None:
@@ -59,7 +58,7 @@ class _Following:
     proposal: Proposal
 
     @classmethod
-    def begin(cls, start: Start, evaluator: LocalEvaluator, prior: Prior | None) -> _Following:
+    def begin(cls, start: Start, evaluator: LocalEvaluator, prior: Proposing | None) -> _Following:
         method = start.method
         schedule = plan(method, len(evaluator.images))
         image_size = evaluator.images.shape[-1]
@@ -118,7 +117,7 @@ class Replica:
             if order.start.materials != self._materials:
                 return Unfit("its images, encoder, batch size or attribute head are others")
             prior = self._prior_of(order.start.method)
-            if order.start.method.name == "guided" and prior is None:
+            if order.start.method.name in ("guided", "jacobian") and prior is None:
                 return Unfit("it has no surrogate")
             self._following = _Following.begin(order.start, self._evaluator, prior)
         following = self._following

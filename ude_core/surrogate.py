@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from ude_core.assets import StudyAssets, cached_embeddings
 from ude_core.cohorts.base import Cohort
+from ude_core.directions import SurrogateDirections, embedding_spread
 from ude_core.encoders.base import Encoder, Teachable
 from ude_core.errors import SettingError
 from ude_core.evaluator import LocalEvaluator
@@ -47,6 +48,10 @@ class SurrogatePrior:
         head = self.evaluator.attribute_head
         parts = [head.weight.tolist(), head.bias.tolist(), self.rows.tolist()]
         return digest(self.evaluator.encoder.fingerprint, self.evaluator.objective, parts)
+
+
+Guide = SurrogatePrior | SurrogateDirections | Student
+"""What guides a trial: of `guided`, of `jacobian` and of `distilled`; of no other method."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -95,6 +100,17 @@ class Surrogate:
             pixels=method.pixels,
         )
         return SurrogatePrior(evaluator=evaluator, rows=np.arange(len(chosen)))
+
+    def directions(self, method: MethodConfig) -> SurrogateDirections:
+        """Return what `jacobian` searches along, over all training images."""
+        return SurrogateDirections(
+            encoder=self.encoder,
+            images=ImageRows(self.cohort.images, self.train),
+            spread=embedding_spread(self.clean),
+            pixels=method.pixels,
+            images_per_direction=method.direction_images,
+            passes=method.samples * method.direction_images,
+        )
 
 
 def prepare_surrogate(

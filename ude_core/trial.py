@@ -24,8 +24,7 @@ from ude_core.scoring import score_noise
 from ude_core.seeding import derive_seed
 from ude_core.spread import Crew, SpreadEvaluator
 from ude_core.storage import CorruptFileError, digest, load_checked, save_checked
-from ude_core.student import Student
-from ude_core.surrogate import SurrogatePrior
+from ude_core.surrogate import Guide
 from ude_core.types import (
     Measured,
     MethodConfig,
@@ -47,7 +46,8 @@ class Trial:
     """One method from start to score; a pure function of its arguments, resumable at any epoch.
 
     Most learn a noise first; a baseline (`baselines`) is finished with that at once.
-    `prior` guides the method `guided`, a student `distilled`, and no other (`surrogate`). A `crew` shares
+    `prior` guides `guided` (a prior), `jacobian` (directions) or `distilled` (a student), and no other
+    method (`surrogate`). A `crew` shares
     the evaluation of candidates and changes no bit of the result; each of its replicas holds the
     `trial_evaluator` of the same cohort, encoder and assets. `looks` says when the trial is looked at
     before its end (`rungs`); looking changes its cost, never its noise.
@@ -60,7 +60,7 @@ class Trial:
         encoder: Encoder,
         assets: StudyAssets,
         seed: int,
-        prior: SurrogatePrior | Student | None = None,
+        prior: Guide | None = None,
         crew: Crew | None = None,
         looks: RungPlan | None = None,
     ) -> None:
@@ -255,7 +255,7 @@ def run_trial(
     *,
     seed: int,
     report: Report | None = None,
-    prior: SurrogatePrior | Student | None = None,
+    prior: Guide | None = None,
     crew: Crew | None = None,
 ) -> TrialResult:
     """Learn and score one noise; `report` hears of every epoch, a `crew` shares the candidates.

@@ -59,7 +59,15 @@ Precision = Literal["float32", "bfloat16"]
 """Of an encoder's arithmetic; pixels in and embeddings out are float32 either way."""
 
 LearntMethod = Literal[
-    "gezo", "spsa", "zo_sgd", "antithetic_adam", "guided", "cma_es", "distilled", "whitebox"
+    "gezo",
+    "spsa",
+    "zo_sgd",
+    "antithetic_adam",
+    "guided",
+    "jacobian",
+    "cma_es",
+    "distilled",
+    "whitebox",
 ]
 """The paper's are gezo and whitebox; the others stand beside them for comparison (`optimizers`)."""
 
@@ -100,10 +108,11 @@ class MethodConfig:
     target_group: int = 0  # one_group: which of the cohort's groups every image is to look like
     carry_state: bool = False
     learning_rate: float = (
-        0.01  # of every method but gezo and cma_es; distilled: a step's RMS a pixel
+        0.01  # of every method but gezo and cma_es; distilled, jacobian: a step's RMS a pixel
     )
     prior_weight: float = 0.5  # guided: share of each direction's square that is the prior's
     surrogate_images: int = 128  # guided: training images that a gradient of the prior is over
+    direction_images: int = 1  # jacobian: training images that a direction is over
     student_rate: float = 1e-4  # distilled: learning rate of the student's network
     student_lessons: int = 24  # distilled: minibatches of 16 a round
     climb_steps: int = 16  # distilled: steps of ε a round
