@@ -36,7 +36,8 @@ ENGINE: Mapping[str, tuple[str, str]] = {
 """Name → module and function; these need torch and the engine alone."""
 
 ON_CUDA: Mapping[str, tuple[str, str]] = {
-    "vit_b16_flop_utilisation": ("candidate_vs_bare", "vit_b16_flops"),
+    "vit_b16_flops_eager": ("candidate_vs_bare", "vit_b16_flops_eager"),
+    "vit_b16_flops_compiled": ("candidate_vs_bare", "vit_b16_flops_compiled"),
 }
 """The same for those that need a CUDA device too; left out where there is none."""
 

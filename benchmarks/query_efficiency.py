@@ -5,7 +5,8 @@
 One run is one method at one norm and seed; each is kept in its own file under
 `results/query_efficiency/`, so a study may be made in pieces, and runs already there are left alone.
 `--table` prints what is there instead, and draws the picture. `DIR` holds nih.csv and the MobileNetV2 that is
-attacked; `FILE` are weights of timm's tf_efficientnet_lite0, the open network of `distilled`.
+attacked; `FILE` are weights of timm's tf_efficientnet_lite0, the open network of `distilled` and `jacobian`.
+With a copy of the embeddings and heads in `--cache`, runs on another machine have the same attribute head.
 """
 
 from __future__ import annotations
@@ -300,7 +301,7 @@ def compared(runs: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, Any]]:
         random = [point["cross_entropy"] for curve in curves["random"] for point in curve]
         details[f"norm {norm:g}"] = {
             name: _standing(curves[name], random, curves["whitebox"])
-            for name in ("literal", "distilled", "whitebox_one_group", "whitebox")
+            for name in ("literal", "distilled", "jacobian", "whitebox_one_group", "whitebox")
             if curves[name]
         }
         if curves["literal"] and curves["distilled"]:
