@@ -44,7 +44,7 @@ class JacobianEs:
     """Steps of one length along momentum over the averaged antithetic estimate, in a basis.
 
     `learning_rate` is a step's RMS a pixel; `step_decay` shortens it every epoch but the first.
-    Steps of a length, not of the estimate's: its length says how sure it is of nothing.
+    Steps of a set length: the estimate's own is for the most part its error's.
     """
 
     basis: Basis
