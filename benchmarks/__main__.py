@@ -93,8 +93,9 @@ def find(name: str) -> Benchmark:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what was asked for, print the details, and end with one line of JSON."""
+    engine = [*ENGINE, *(ON_CUDA if torch.cuda.is_available() else ())]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=sorted({*ENGINE, *ON_CUDA, *SERVICE}))
+    parser.add_argument("--only", nargs="+", choices=sorted({*engine, *SERVICE}))
     parser.add_argument("--engine", action="store_true", help="those of the engine alone")
     parser.add_argument("--machine", help="what the results say they were measured on")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where they are kept")
@@ -102,12 +103,11 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_process()
     chosen.results.mkdir(exist_ok=True)
     figures = {}
-    here = [*ENGINE, *(ON_CUDA if torch.cuda.is_available() else ())]
-    for name in chosen.only or [*here, *(() if chosen.engine else SERVICE)]:
-        where = machine(chosen.machine)
+    for name in chosen.only or [*engine, *(() if chosen.engine else SERVICE)]:
+        here = machine(chosen.machine)
         figure, details = find(name)()
         figures[name] = round(figure, 4)
-        kept = {"figure": figures[name], "details": details, "machine": asdict(where)}
+        kept = {"figure": figures[name], "details": details, "machine": asdict(here)}
         (chosen.results / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
         print(f"{name}: {figure:.3f}")
         for key, value in details.items():

@@ -37,9 +37,17 @@ from ude_core.noise import make_basis, noise_l2, random_noise
 from ude_core.runtime import prepare_process
 from ude_core.scoring import attribute_auc
 from ude_core.seeding import torch_generator
-from ude_core.surrogate import Guide, Surrogate, prepare_surrogate
+from ude_core.surrogate import Surrogate, prepare_surrogate
 from ude_core.trial import trial_evaluator
-from ude_core.types import BiasConfig, Interval, MethodConfig, Noise, ScoringConfig, SplitConfig
+from ude_core.types import (
+    NEEDS_SURROGATE,
+    BiasConfig,
+    Interval,
+    MethodConfig,
+    Noise,
+    ScoringConfig,
+    SplitConfig,
+)
 
 RUNS = Path(__file__).parent / "results" / "query_efficiency"
 BUDGET = 100_000
@@ -47,7 +55,6 @@ MARKS = (0, 1_000, 2_500, 5_000, 10_000, 20_000, 40_000, 60_000, 80_000, 100_000
 """Queries after which the held-out patients are looked at; looking is not counted."""
 
 RANDOM_NOISES = 20
-SURROGATED = ("distilled", "jacobian")
 SHARED = MethodConfig(regularization=0.0, pixels="deploy", queries=BUDGET)
 
 METHODS: Mapping[str, MethodConfig] = {
@@ -109,14 +116,6 @@ class Bench:
     assets: StudyAssets
     surrogate: Surrogate | None
     held_out: LocalEvaluator
-
-    def guide(self, method: MethodConfig) -> Guide | None:
-        """Return what guides `method` where anything does."""
-        if self.surrogate is None or method.name not in SURROGATED:
-            return None
-        if method.name == "distilled":
-            return self.surrogate.student(self.assets)
-        return self.surrogate.directions(method)
 
     def look(self, noise: Noise) -> tuple[float, float]:
         """Return cross-entropy (nats) and AUC (percent) of g on the held-out patients."""
@@ -181,7 +180,8 @@ def run(bench: Bench, name: str, norm: float, seed: int, budget: int) -> dict[st
     if method.queries is not None:
         method = replace(method, queries=budget)
     evaluator = trial_evaluator(method, bench.cohort, bench.encoder, bench.assets)
-    learner = NoiseLearner(method, evaluator, seed, bench.guide(method))
+    guide = bench.surrogate.guide(method, bench.assets) if bench.surrogate else None
+    learner = NoiseLearner(method, evaluator, seed, guide)
     curve: list[dict[str, float]] = []
     marks = [mark for mark in MARKS if mark < budget] + [budget]
     while True:
@@ -360,10 +360,12 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_process(chosen.threads)
     chosen.results.mkdir(parents=True, exist_ok=True)
     if not chosen.table:
-        if chosen.data is None or (
-            chosen.surrogate is None and set(SURROGATED) & set(chosen.methods)
-        ):
-            parser.error(f"give --data, and --surrogate for {' and '.join(SURROGATED)}")
+        methods = {METHODS[name].name for name in chosen.methods if name in METHODS}
+        guided = [name for name in NEEDS_SURROGATE if name in methods]
+        if chosen.data is None or (guided and chosen.surrogate is None):
+            parser.error(
+                f"give --data, and --surrogate for {' and '.join(guided) or 'guided methods'}"
+            )
         bench = prepare_bench(chosen.data, chosen.surrogate, chosen.cache, chosen.device)
         print("clean", bench.look(torch.zeros(1, 224, 224)), flush=True)
         for seed in chosen.seeds:

@@ -46,7 +46,7 @@ from study.sections import (
 )
 from ude_core.baselines.base import learns_noise
 from ude_core.errors import SettingError, UserError
-from ude_core.types import MethodName
+from ude_core.types import NEEDS_SURROGATE, MethodName
 
 __all__ = ["Between", "Choices", "Objective", "StudyConfig", "load_space", "space_names"]
 
@@ -142,7 +142,7 @@ class StudyConfig(Section):
 
     def _surrogate_problems(self) -> Iterator[tuple[DocumentPath, str]]:
         searched, methods = self.search.get("name"), self.methods
-        using, surrogate = [name for name in methods if name in USES_SURROGATE], self.surrogate
+        using, surrogate = [name for name in methods if name in NEEDS_SURROGATE], self.surrogate
         if using and surrogate is None:
             place = ("search", "name") if searched else ("method", "name")
             yield (
@@ -154,7 +154,7 @@ class StudyConfig(Section):
             yield (
                 ("surrogate",),
                 f"surrogate is given and no method uses it ({', '.join(map(str, methods))}; "
-                f"expected {', '.join(USES_SURROGATE[:-1])} or {USES_SURROGATE[-1]}); remove it",
+                f"expected {', '.join(NEEDS_SURROGATE[:-1])} or {NEEDS_SURROGATE[-1]}); remove it",
             )
         if surrogate is not None and surrogate.image_size != self.cohort.image_size:
             yield (
@@ -212,7 +212,6 @@ class StudyConfig(Section):
         )
 
 
-USES_SURROGATE = ("guided", "jacobian", "distilled")
 _OF_LEARNT_NOISE = ("_vs_random", "controls_beaten", "psnr_db")
 
 

@@ -48,21 +48,11 @@ class Materials:
 
     def prior(self, method: MethodConfig) -> SurrogatePrior | SurrogateDirections | None:
         """Return what proposes with a trial of `guided` or `jacobian`; None for any other."""
-        if self.surrogate is None:
-            return None
-        match method.name:
-            case "guided":
-                return self.surrogate.prior(method)
-            case "jacobian":
-                return self.surrogate.directions(method)
-            case _:
-                return None
+        return self.surrogate.proposing(method) if self.surrogate else None
 
     def guide(self, method: MethodConfig) -> Guide | None:
         """Return what guides a trial of `method`, a student included; None where nothing does."""
-        if self.surrogate is not None and method.name == "distilled":
-            return self.surrogate.student(self.assets)
-        return self.prior(method)
+        return self.surrogate.guide(method, self.assets) if self.surrogate else None
 
 
 def load_materials(config: StudyConfig, cache: Path) -> Materials:

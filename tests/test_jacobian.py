@@ -11,11 +11,12 @@ from toy import TOY_BIAS, CountingEncoder, ToyEncoder, toy_cohort
 from ude_core.assets import StudyAssets, prepare
 from ude_core.batching import BACKWARD
 from ude_core.cohorts.base import Cohort
-from ude_core.directions import SurrogateDirections, embedding_spread
+from ude_core.directions import SurrogateDirections
 from ude_core.errors import NonFiniteLossError, SettingError
 from ude_core.jacobian import JacobianEs
 from ude_core.noise import make_basis, noise_l2, zero_noise
 from ude_core.optimizers import make_optimizer
+from ude_core.student import embedding_spread
 from ude_core.surrogate import Surrogate, prepare_surrogate
 from ude_core.trial import Trial, run_trial
 from ude_core.types import HeadConfig, MethodConfig, ScoringConfig, SplitConfig
@@ -171,22 +172,11 @@ def assets(cohort: Cohort) -> StudyAssets:
     )
 
 
-@dataclass(frozen=True)
-class Other(ToyEncoder):
-    """Another network than the one attacked: other weights after the same block means."""
-
-    name: str = "other"
-    fingerprint: str = "other-1"
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        pooled = torch.nn.functional.avg_pool2d(pixels, 4).flatten(1)
-        layer = torch.randn(16, self.embedding_dim, generator=seeded(9))
-        return torch.tanh((pooled - 0.4) @ layer * 2)
-
-
 @pytest.fixture(scope="module")
 def surrogate(cohort: Cohort, assets: StudyAssets) -> Surrogate:
-    return prepare_surrogate(cohort, Other(), assets)
+    """Return another network than the one attacked: other weights after the same block means."""
+    other = ToyEncoder(name="other", fingerprint="other-1", layer_seed=9)
+    return prepare_surrogate(cohort, other, assets)
 
 
 def test_it_hides_the_attribute_further_than_white_noise_of_as_many_queries(

@@ -24,7 +24,14 @@ from ude_core.spsa import Spsa, SpsaState, ZoSgd, antithetic_gradient
 from ude_core.storage import load_checked, save_checked
 from ude_core.surrogate import SurrogatePrior, prepare_surrogate
 from ude_core.trial import Trial, planned_queries, run_trial
-from ude_core.types import BiasConfig, HeadConfig, MethodConfig, ScoringConfig, SplitConfig
+from ude_core.types import (
+    NEEDS_SURROGATE,
+    BiasConfig,
+    HeadConfig,
+    MethodConfig,
+    ScoringConfig,
+    SplitConfig,
+)
 
 IMAGE, COEFFICIENTS = 8, 4
 BASES = ("pixel", "low_frequency", "grid", "patch", "tile")
@@ -306,10 +313,9 @@ class TestContract:
         )
         encoder, surrogate = CountingEncoder(), CountingEncoder()
         prior = None
-        if method.name in ("guided", "jacobian"):
-            opened = prepare_surrogate(cohort, surrogate, assets)
+        if method.name in NEEDS_SURROGATE:
+            prior = prepare_surrogate(cohort, surrogate, assets).proposing(tried)
             surrogate.seen.clear()  # its head is the study's
-            prior = opened.prior(tried) if method.name == "guided" else opened.directions(tried)
         result = run_trial(tried, cohort, encoder, assets, seed=3, prior=prior)
         assert result.queries.total == sum(encoder.seen)
         assert result.queries.surrogate == sum(surrogate.seen)

@@ -19,6 +19,7 @@ from ude_core.scoring import score_reference
 from ude_core.surrogate import SurrogatePrior, prepare_surrogate
 from ude_core.trial import Trial
 from ude_core.types import (
+    NEEDS_SURROGATE,
     BiasConfig,
     HeadConfig,
     Interval,
@@ -79,11 +80,10 @@ def test_noise_and_scoring_are_what_the_encoder_saw(
     name: str, cohort: Cohort, assets: StudyAssets, tmp_path: Path
 ) -> None:
     method, encoder, surrogate = METHODS[name], CountingEncoder(), CountingEncoder()
-    guided = method.name in ("guided", "jacobian")
+    guided = method.name in NEEDS_SURROGATE
     prior: SurrogatePrior | SurrogateDirections | None = None
     if guided:
-        opened = prepare_surrogate(cohort, surrogate, assets)
-        prior = opened.prior(method) if method.name == "guided" else opened.directions(method)
+        prior = prepare_surrogate(cohort, surrogate, assets).proposing(method)
         surrogate.seen.clear()
     trial = Trial(method, cohort, encoder, assets, 3, prior)
     while not trial.finished:

@@ -25,6 +25,7 @@ class ToyEncoder:
     fingerprint: str = "toy-1"
     differentiable: bool = True
     batch_size: int = 64
+    layer_seed: int = 4
 
     @property
     def device(self) -> torch.device:
@@ -32,7 +33,9 @@ class ToyEncoder:
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         pooled = torch.nn.functional.avg_pool2d(pixels, 4).flatten(1)
-        layer = torch.randn(16, self.embedding_dim, generator=torch.Generator().manual_seed(4))
+        layer = torch.randn(
+            16, self.embedding_dim, generator=torch.Generator().manual_seed(self.layer_seed)
+        )
         return torch.tanh((pooled - 0.4) @ layer * 2)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ude_core.adam import adam_moments
 from ude_core.errors import NonFiniteLossError
-from ude_core.noise import Basis, noise_l2
+from ude_core.noise import Basis, noise_l2, unit
 from ude_core.optimizer import Candidates, landed, require_finite, require_zero
 from ude_core.spsa import antithetic_gradient
 from ude_core.types import Losses, Noise, Perturbation
@@ -114,7 +114,7 @@ class Guided(AntitheticAdam):
             return self._around(state, drawn)
         guide = guide / length
         across = drawn - (drawn * guide).sum(dim=(-3, -2, -1), keepdim=True) * guide
-        lengths = torch.linalg.vector_norm(across, dim=(-3, -2, -1), keepdim=True)
-        random = across / lengths.clamp_min(torch.finfo(across.dtype).tiny)
-        mixed = math.sqrt(self.prior_weight) * guide + math.sqrt(1 - self.prior_weight) * random
+        mixed = math.sqrt(self.prior_weight) * guide + math.sqrt(1 - self.prior_weight) * unit(
+            across
+        )
         return self._around(state, mixed * math.sqrt(guide.numel()))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,12 +18,10 @@ from ude_core.batching import BACKWARD
 from ude_core.encoders.base import Encoder
 from ude_core.errors import NonFiniteLossError
 from ude_core.image_rows import Images
-from ude_core.noise import apply_noise, noise_l2, to_pixels
+from ude_core.noise import apply_noise, noise_l2, to_pixels, unit
 from ude_core.storage import digest
 from ude_core.transfer import upload
-from ude_core.types import Embeddings, Indices, Noise, NoiseBatch, PixelPipeline
-
-SPREAD_FLOOR = 0.1  # of the mean spread of the embedding's coordinates, added to each
+from ude_core.types import Indices, Noise, NoiseBatch, PixelPipeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +51,12 @@ class SurrogateDirections:
         made: NoiseBatch = BACKWARD.halving(
             self.encoder, self.encoder.batch_size, partial(self._gradients, noise, rows, weights)
         )
-        lengths = noise_l2(made)[:, None, None, None]
-        if not bool(torch.isfinite(lengths).all()):
+        if not bool(torch.isfinite(noise_l2(made)).all()):
             raise NonFiniteLossError(
                 f"the surrogate's Jacobian is not finite at ‖ε‖₂ {float(noise_l2(noise)):g}; lower "
                 "learning_rate or set max_norm"
             )
-        tiny = torch.finfo(made.dtype).tiny
-        scaled: NoiseBatch = made / lengths.clamp_min(tiny) * noise.numel() ** 0.5
+        scaled: NoiseBatch = unit(made) * noise.numel() ** 0.5
         return scaled
 
     def _gradients(
@@ -92,10 +87,3 @@ class SurrogateDirections:
         """Changes when a direction would."""
         parts = [self.spread.tolist(), len(self.images), self.images_per_direction]
         return digest("directions", self.encoder.fingerprint, self.pixels, parts)
-
-
-def embedding_spread(clean: Embeddings) -> Float[Tensor, " dim"]:
-    """Return the standard deviation of each coordinate, floored: what hardly varies is not blown up."""
-    deviation = clean.std(0)
-    floor = float(deviation.mean()) * SPREAD_FLOOR
-    return deviation + (floor if np.isfinite(floor) and floor > 0 else 1.0)

@@ -21,7 +21,7 @@ from ude_core.adam import adam_moments
 from ude_core.errors import NonFiniteLossError, SettingError
 from ude_core.evaluator import Evaluator
 from ude_core.image_rows import Images
-from ude_core.noise import apply_noise, make_basis, noise_l2, project, random_noise, to_pixels
+from ude_core.noise import apply_noise, make_basis, noise_l2, project, random_noise, to_pixels, unit
 from ude_core.objective import edit_objective
 from ude_core.optimizer import require_zero
 from ude_core.student import Answers, Student, Weights
@@ -216,8 +216,8 @@ class Distilled:
         for index in range(self.climb):
             chosen = rows[torch.randint(len(rows), (STRIDE,), generator=rng).numpy()]
             gradient = self._gradient(state.weights, noise, chosen)
-            direction = MOMENTUM * direction + (1 - MOMENTUM) * _unit(gradient)
-            noise = project(noise - length * _unit(direction), self.max_norm)
+            direction = MOMENTUM * direction + (1 - MOMENTUM) * unit(gradient)
+            noise = project(noise - length * unit(direction), self.max_norm)
             if index + 1 in stops:
                 way.append(noise)
         return replace(state, noise=noise, direction=direction, pending=torch.stack([noise, *way]))
@@ -245,11 +245,6 @@ class Distilled:
 
     def _edited(self, rows: Indices, noises: Tensor) -> Tensor:
         return apply_noise(to_pixels(self.images[rows]), noises, self.pixels)
-
-
-def _unit(noise: Noise) -> Noise:
-    """Return the noise at length 1; 0 stays 0."""
-    return noise / noise_l2(noise).clamp_min(torch.finfo(noise.dtype).tiny)
 
 
 def _most_divisor(whole: int, most: int) -> int:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ude_core.noise import Basis
+from ude_core.noise import Basis, unit
 from ude_core.optimizer import Candidates, landed, require_finite
 from ude_core.spsa import antithetic_gradient
 from ude_core.types import Losses, Noise, NoiseBatch
@@ -69,7 +69,7 @@ class JacobianEs:
     def ask(self, state: JacobianState, rng: torch.Generator) -> Candidates:
         """Perturb ε by s·u, u from the surrogate's Jacobian at ε. Raises NonFiniteLossError."""
         drawn = self.basis.adjoint(self.directions(state.noise, self.samples, rng))
-        drawn = drawn / _rms(drawn)
+        drawn = unit(drawn) * self.basis.size  # of unit variance, as every basis draws them
         return Candidates(state.noise, self.basis.synthesize(drawn) * state.step_size, drawn)
 
     def tell(self, state: JacobianState, candidates: Candidates, losses: Losses) -> JacobianState:
@@ -78,12 +78,6 @@ class JacobianEs:
         gradient = antithetic_gradient(candidates.drawn, losses, state.step_size)
         estimate = self.momentum * state.estimate + gradient
         step = self.basis.synthesize(estimate[None])[0]
-        moved = state.noise - state.learning_rate * step / _rms(step)
+        moved = state.noise - state.learning_rate * step.numel() ** 0.5 * unit(step)
         noise = landed(moved, self.max_norm, state.step_size)
         return replace(state, noise=noise, estimate=estimate)
-
-
-def _rms(images: Float[Tensor, "*batch height width"]) -> Float[Tensor, "*batch 1 1"]:
-    """Return the root mean square over each image, as its only pixel; never 0."""
-    squares = images.square().mean(dim=(-3, -2, -1), keepdim=True)
-    return squares.sqrt().clamp_min(torch.finfo(images.dtype).tiny)

@@ -66,6 +66,12 @@ def noise_l2(noises: Tensor) -> Float[Tensor, "*batch"]:
     return norms
 
 
+def unit(noises: Tensor) -> Tensor:
+    """Return each noise at a length of 1 over the last three axes; 0 stays 0."""
+    lengths = noise_l2(noises)[..., None, None, None]
+    return noises / lengths.clamp_min(torch.finfo(noises.dtype).tiny)
+
+
 def project(noise: Noise, max_norm: float | None) -> Noise:
     """Return the nearest noise with ‖ε‖₂ ≤ `max_norm` (Eq. 1); unchanged where there is no ball."""
     if max_norm is None:

@@ -33,7 +33,7 @@ from ude_core.optimizer import AskTellOptimizer, OptimizerState
 from ude_core.optimizers import Proposing, make_optimizer
 from ude_core.proposals import Proposal, proposal_digest, propose, split_rows, state_from
 from ude_core.storage import digest
-from ude_core.types import Indices, Losses, MethodConfig
+from ude_core.types import NEEDS_SURROGATE, Indices, Losses, MethodConfig
 
 PriorOf = Callable[[MethodConfig], Proposing | None]
 """From a method to what proposes with it; None for all but `guided` and `jacobian`."""
@@ -117,7 +117,7 @@ class Replica:
             if order.start.materials != self._materials:
                 return Unfit("its images, encoder, batch size or attribute head are others")
             prior = self._prior_of(order.start.method)
-            if order.start.method.name in ("guided", "jacobian") and prior is None:
+            if order.start.method.name in NEEDS_SURROGATE and prior is None:
                 return Unfit("it has no surrogate")
             self._following = _Following.begin(order.start, self._evaluator, prior)
         following = self._following

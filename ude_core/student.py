@@ -62,15 +62,23 @@ class Coordinates:
         return shares
 
 
+def embedding_spread(clean: Embeddings, floor: float = 0.1) -> Float[Tensor, " dim"]:
+    """Return each coordinate's standard deviation on clean images, plus `floor` of their mean; never 0.
+
+    What hardly varies on clean images may vary much under a noise: it is not to be blown up.
+    """
+    deviation = clean.std(0)
+    added = floor * deviation.mean()
+    return deviation + (added if added > 0 else 1.0)
+
+
 def coordinates(clean: Embeddings, attribute_head: LinearHeads) -> Coordinates:
     """Return the coordinates that `clean` embeddings and the attribute head g of the study span."""
     centre = clean.mean(0)
     weight, bias = attribute_head.weight[0], attribute_head.bias[0]
     weight = weight - weight.mean(1, keepdim=True)
     scale = float(((clean - centre) @ weight).std())
-    spread = clean.std(0)
-    # What hardly varies on clean images may vary much under a noise: it is not blown up.
-    spread = spread + SPREAD_FLOOR * spread.mean()
+    spread = embedding_spread(clean, SPREAD_FLOOR)
     projection = torch.cat((weight / scale, torch.diag(1 / spread)), dim=1)
     offset = centre @ weight + bias - bias.mean()
     return Coordinates(centre=centre, projection=projection, offset=offset, scale=scale)
@@ -143,8 +151,7 @@ def make_student(
     space = coordinates(clean, attribute_head)
     answers = space.answers(clean)
     mean = features.mean(0)
-    deviation = features.std(0)
-    deviation = deviation + 0.1 * deviation.mean()
+    deviation = embedding_spread(features)
     standard = (features - mean) / deviation
     gram = standard @ standard.T + RIDGE * features.shape[1] * torch.eye(len(features))
     weight = (standard.T @ torch.linalg.solve(gram, answers)) / deviation[:, None]

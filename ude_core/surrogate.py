@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from ude_core.assets import StudyAssets, cached_embeddings
 from ude_core.cohorts.base import Cohort
-from ude_core.directions import SurrogateDirections, embedding_spread
+from ude_core.directions import SurrogateDirections
 from ude_core.encoders.base import Encoder, Teachable
 from ude_core.errors import SettingError
 from ude_core.evaluator import LocalEvaluator
@@ -22,7 +22,7 @@ from ude_core.heads import HeadTask, LinearHeads, train_heads
 from ude_core.image_rows import ImageRows
 from ude_core.seeding import numpy_generator, torch_generator
 from ude_core.storage import digest
-from ude_core.student import Student, make_student
+from ude_core.student import Student, embedding_spread, make_student
 from ude_core.types import Embeddings, Indices, MethodConfig, Noise
 
 
@@ -111,6 +111,20 @@ class Surrogate:
             images_per_direction=method.direction_images,
             passes=method.samples * method.direction_images,
         )
+
+    def proposing(self, method: MethodConfig) -> SurrogatePrior | SurrogateDirections | None:
+        """Return what proposes with a trial of `guided` or `jacobian`; None for any other."""
+        match method.name:
+            case "guided":
+                return self.prior(method)
+            case "jacobian":
+                return self.directions(method)
+            case _:
+                return None
+
+    def guide(self, method: MethodConfig, assets: StudyAssets) -> Guide | None:
+        """Return what guides a trial of `method`, a student included; None where nothing does."""
+        return self.student(assets) if method.name == "distilled" else self.proposing(method)
 
 
 def prepare_surrogate(

@@ -51,6 +51,9 @@ def exactly(value: float) -> Interval:
 
 
 PixelPipeline = Literal["paper", "deploy"]
+NEEDS_SURROGATE = ("guided", "jacobian", "distilled")
+"""The methods that an open encoder guides (`surrogate`)."""
+
 BatchMode = Literal["per_perturbation", "per_iteration"]
 Perturbation = Literal["normal", "rademacher"]
 BasisName = Literal["pixel", "low_frequency", "grid", "patch", "tile"]
