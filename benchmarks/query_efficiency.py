@@ -32,10 +32,10 @@ from ude_core.cohorts.table_cohort import load_table
 from ude_core.encoders.timm_encoder import TimmEncoder
 from ude_core.evaluator import LocalEvaluator
 from ude_core.image_rows import ImageRows
+from ude_core.leakage import attribute_auc
 from ude_core.learner import NoiseLearner
 from ude_core.noise import make_basis, noise_l2, random_noise
 from ude_core.runtime import prepare_process
-from ude_core.scoring import attribute_auc
 from ude_core.seeding import torch_generator
 from ude_core.surrogate import Surrogate, prepare_surrogate
 from ude_core.trial import trial_evaluator

@@ -6,7 +6,7 @@ A split is a study of its own, launched as a user would launch it. Each method's
 validation as a report chooses it (`study.report.choices`), and scored once on the test patients, over 20
 fresh draws, beside ERM and 20 random noises of its norm. What is there is left alone, so a study may be
 made in pieces. `--table` prints what is there: the mean over splits, with a 95 % t-interval. `DIR` is as
-for `query_efficiency`, and so is `FILE`, the open network of `distilled`.
+for `query_efficiency`, and so is `FILE`, the open network of `distilled` and `jacobian`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from study.api import Study, launch, load_space
 from study.confirm_named import confirm_named
 from study.report.choices import best_by_method
 from study.report.collect import fronts_of
-from ude_core.types import Interval, Measured
+from ude_core.types import NEEDS_SURROGATE, Interval, Measured
 
 SPACE = Path(__file__).with_name("real_splits.yaml")
 RUNS = Path(__file__).parent / "results" / "real_splits"
@@ -60,10 +60,27 @@ POINTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         }
         for norm in (2, 4)
     ],
+    # 10,240 queries each: a change of 0.3 of the ball, a step of 0.08 of it.
+    "jacobian": [
+        {
+            "objective": objective,
+            "max_norm": norm,
+            "epochs": 4,
+            "step_size": 0.3 * norm / 224,
+            "learning_rate": 0.08 * norm / 224,
+        }
+        for objective, norm in (("one_group", 4), ("confusion", 4), ("one_group", 2))
+    ],
 }
 SETTINGS: Mapping[str, Sequence[str]] = {
     "gezo": ("method.batch_size=64",),
     "gezo_tile": ("method.name=gezo", "method.basis=tile"),
+    "jacobian": (
+        "method.basis=pixel",
+        "method.samples=128",
+        "method.batch_size=2",
+        "method.local_iterations=5",
+    ),
 }
 """What a row sets otherwise than the space; one without a method's name is named after its method."""
 
@@ -82,7 +99,7 @@ def run(data: Path, surrogate: Path | None, row: str, seed: int, root: Path) -> 
         f"budget.trials={len(points)}",
         *SETTINGS.get(row, ()),
     ]
-    if row == "distilled":
+    if row in NEEDS_SURROGATE:
         section = {"kind": "timm", "model": "tf_efficientnet_lite0", "checkpoint": str(surrogate)}
         overrides.append(f"surrogate={json.dumps({**section, 'image_size': 224})}")
     config = load_space(SPACE, overrides, study=f"{row}_{seed}")
@@ -184,8 +201,9 @@ def main(arguments: list[str] | None = None) -> None:
     if chosen.table:
         print(table(chosen.results))
         return
-    if chosen.data is None or ("distilled" in chosen.methods and chosen.surrogate is None):
-        parser.error("give --data, and --surrogate for distilled")
+    guided = [name for name in chosen.methods if name in NEEDS_SURROGATE]
+    if chosen.data is None or (guided and chosen.surrogate is None):
+        parser.error(f"give --data, and --surrogate for {' and '.join(guided) or 'guided methods'}")
     data, surrogate = chosen.data.resolve(), chosen.surrogate and chosen.surrogate.resolve()
     chosen.results.mkdir(parents=True, exist_ok=True)
     for seed in chosen.seeds:

@@ -22,7 +22,7 @@ from study.records import Parameters, TrialRecord
 from study.search_sections import Constraint
 from ude_core.errors import UserError
 from ude_core.results import measured_to_json
-from ude_core.types import Interval, Measured, MethodConfig, MethodName, Undefined
+from ude_core.types import Interval, Measured, MethodConfig, MethodName, Metrics, Undefined
 
 if TYPE_CHECKING:
     from study.api import Study
@@ -192,9 +192,7 @@ def non_dominated(rows: Sequence[Sequence[float] | None], goals: Sequence[Goal])
     return flags
 
 
-def scoped(
-    metrics: Mapping[str, Measured], disease: str, diseases: Sequence[str]
-) -> dict[str, Measured]:
+def scoped(metrics: Mapping[str, Measured], disease: str, diseases: Sequence[str]) -> Metrics:
     """Return one disease's metrics and the per-trial ones under bare names.
 
     `mean` averages means and interval ends over the diseases (conservative); `worst` takes, metric

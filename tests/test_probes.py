@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from ude_core.heads import fit_probe
+from ude_core.leakage import attribute_auc
 from ude_core.probes import fit_mlp_probe
-from ude_core.scoring import attribute_auc
 from ude_core.types import Interval
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from ude_core.assets import StudyAssets
 from ude_core.cohorts.base import Cohort
 from ude_core.cohorts.bias import Draw, confirmation_draws
+from ude_core.controls import against_controls, control_noises
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
 from ude_core.image_rows import ImageRows
@@ -19,9 +20,6 @@ from ude_core.metrics.disparity import evaluate
 from ude_core.metrics.paired import paired_differences
 from ude_core.scoring import (
     Logits,
-    Metrics,
-    against_controls,
-    control_noises,
     disease_logits,
     embed_for,
     score_logits,
@@ -33,6 +31,7 @@ from ude_core.types import (
     Interval,
     Measured,
     MethodConfig,
+    Metrics,
     Noise,
     PixelPipeline,
     Undefined,

@@ -10,7 +10,7 @@ from torch import Tensor
 from ude_core.image_rows import Images
 from ude_core.noise import apply_noise, noise_l2, to_pixels
 from ude_core.ssim import ssim
-from ude_core.types import Measured, Noise, PixelPipeline, Undefined, exactly
+from ude_core.types import Measured, Metrics, Noise, PixelPipeline, Undefined, exactly
 
 SAMPLE = 256  # images looked at, of a larger cohort
 _IMAGES_AT_ONCE = 4
@@ -18,7 +18,7 @@ _IMAGES_AT_ONCE = 4
 
 def fidelity(
     images: Images, noise: Noise, pipeline: PixelPipeline, *, seen: Images | None = None
-) -> dict[str, Measured]:
+) -> Metrics:
     """Return `noise_l2`, `psnr_db` (peak 1.0) and `ssim` over an even sample of the images.
 
     `seen` are the images as a method transforms them before the noise, where it does. They are read

@@ -16,11 +16,11 @@ from ude_core.baselines.base import learns_noise
 from ude_core.distilled import Distilled, DistilledState, make_distilled
 from ude_core.errors import NonFiniteLossError, SettingError
 from ude_core.evaluator import Evaluator, Following
+from ude_core.leakage import attribute_auc
 from ude_core.noise import noise_l2, zero_noise
 from ude_core.optimizer import AskTellOptimizer, OptimizerState
 from ude_core.optimizers import make_optimizer
 from ude_core.proposals import propose, shuffled, split_rows, state_from, state_parts
-from ude_core.scoring import attribute_auc
 from ude_core.student import Student
 from ude_core.surrogate import Guide
 from ude_core.types import Interval, MethodConfig, Noise, Outcome, Progress

@@ -14,7 +14,16 @@ import safetensors.torch
 
 from ude_core.figures import noise_map, png_bytes
 from ude_core.storage import CorruptFileError, atomic_writes, sha256_file
-from ude_core.types import Interval, Measured, Noise, Progress, QueryCount, TrialResult, Undefined
+from ude_core.types import (
+    Interval,
+    Measured,
+    Metrics,
+    Noise,
+    Progress,
+    QueryCount,
+    TrialResult,
+    Undefined,
+)
 
 SCHEMA_VERSION = 1
 NOISE_FILE = "noise.safetensors"
@@ -96,7 +105,7 @@ def metrics_to_json(metrics: Mapping[str, Measured]) -> dict[str, dict[str, Any]
     return {name: measured_to_json(measured) for name, measured in metrics.items()}
 
 
-def metrics_from_json(value: Mapping[str, Mapping[str, Any]]) -> dict[str, Measured]:
+def metrics_from_json(value: Mapping[str, Mapping[str, Any]]) -> Metrics:
     """Return what `metrics_to_json` wrote."""
     return {name: measured_from_json(measured) for name, measured in value.items()}
 

@@ -22,8 +22,9 @@ from ude_core.encoders.base import Encoder
 from ude_core.errors import SettingError
 from ude_core.evaluator import embed_images
 from ude_core.image_rows import ImageRows
+from ude_core.leakage import attribute_auc
 from ude_core.objective import attribute_cross_entropy
-from ude_core.scoring import attribute_auc, disease_logits, score_points
+from ude_core.scoring import disease_logits, score_points
 from ude_core.seeding import numpy_generator
 from ude_core.types import Interval, MethodConfig, Noise
 

@@ -1,4 +1,4 @@
-"""One noise, every measurement: heads retrained on φ(x + ε), fairness, leakage, fidelity, controls."""
+"""One noise, every measurement: heads retrained on φ(x + ε), and what the other rooms say of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 
 from ude_core.assets import StudyAssets
@@ -17,17 +16,15 @@ from ude_core.baselines.erm import train_erm
 from ude_core.baselines.registry import make_baseline
 from ude_core.cohorts.base import Cohort
 from ude_core.cohorts.bias import Draw
+from ude_core.controls import COMPARED, against_controls, control_noises
 from ude_core.encoders.base import Encoder
 from ude_core.evaluator import embed_images
 from ude_core.fidelity import fidelity
-from ude_core.heads import HeadTask, LinearHeads, fit_probe
+from ude_core.heads import HeadTask, LinearHeads
 from ude_core.image_rows import ImageRows
+from ude_core.leakage import attribute_metrics
 from ude_core.metrics.bootstrap import score
 from ude_core.metrics.disparity import evaluate
-from ude_core.metrics.rates import aurocs
-from ude_core.noise import make_basis, noise_l2, random_noise
-from ude_core.objective import attribute_cross_entropy
-from ude_core.probes import fit_mlp_probe
 from ude_core.seeding import numpy_generator, torch_generator
 from ude_core.types import (
     Embeddings,
@@ -35,14 +32,12 @@ from ude_core.types import (
     Interval,
     Measured,
     MethodConfig,
+    Metrics,
     Noise,
     Undefined,
     exactly,
 )
 
-COMPARED = ("eo_gap", "selection_rate_symmetric_gap", "accuracy")
-
-Metrics = dict[str, Measured]
 Logits = Mapping[str, Float[np.ndarray, "repeats images"]]
 """For each disease the logits of every repeat; NaN where an image was not evaluated."""
 
@@ -251,104 +246,6 @@ def score_reference(cohort: Cohort, assets: StudyAssets) -> Metrics:
     metrics = _development_metrics(clean, cohort, assets)
     metrics |= attribute_metrics(clean, cohort, assets)
     return metrics | {"noise_l2": exactly(0.0), "queries_attribute": exactly(assets.queries)}
-
-
-def attribute_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAssets) -> Metrics:
-    """Return what the embeddings of `assets.scored` still tell of the validation patients' attribute.
-
-    attribute_auc_frozen: of g, percentage points; under 50 its prediction is flipped.
-    attribute_auc_retrained: of a fresh linear probe trained on the edited training images
-    (`assets.probe`).
-    attribute_auc_retrained_mlp: of a fresh small network, trained on the same.
-    attribute_cross_entropy: of g, nats; log(groups) is perfect confusion.
-    """
-    chosen = assets.probe
-    train = np.searchsorted(assets.scored, chosen.train)
-    validation = np.searchsorted(assets.scored, chosen.evaluation)
-    truth = cohort.attribute[chosen.evaluation]
-    known, told = embeddings[train], cohort.attribute[chosen.train]
-    probe = fit_probe(known, told, classes=len(cohort.groups))
-    network = fit_mlp_probe(
-        known, told, classes=len(cohort.groups), rng=torch_generator(assets.seed, "mlp probe")
-    )
-    frozen = assets.attribute_head.logits(embeddings[validation])[0]
-    entropy = attribute_cross_entropy(frozen, torch.as_tensor(truth))
-    return {
-        "attribute_auc_frozen": attribute_auc(frozen, truth),
-        "attribute_auc_retrained": attribute_auc(probe.logits(embeddings[validation])[0], truth),
-        "attribute_auc_retrained_mlp": attribute_auc(network.logits(embeddings[validation]), truth),
-        "attribute_cross_entropy": exactly(float(entropy)),
-    }
-
-
-def attribute_auc(
-    logits: Float[torch.Tensor, "images groups"], truth: Int[np.ndarray, " images"]
-) -> Measured:
-    """Return the AUC of the attribute, percentage points; one-vs-rest mean for more than two groups."""
-    groups = range(1, 2) if logits.shape[1] == 2 else range(logits.shape[1])
-    weights = np.ones((1, len(truth)))
-    values = []
-    for group in groups:
-        rest = [other for other in range(logits.shape[1]) if other != group]
-        odds = logits[:, group] - torch.logsumexp(logits[:, rest], dim=-1)
-        own = (truth == group).astype(np.int64)
-        values.append(float(aurocs(own, odds.double().numpy()[None], weights)[0, 0]))
-    if any(math.isnan(value) for value in values):
-        return Undefined("the validation patients are all of one attribute group")
-    return exactly(100.0 * math.fsum(values) / len(values))
-
-
-def control_noises(noise: Noise, method: MethodConfig, count: int, seed: int) -> list[Noise]:
-    """Return `count` random noises of the norm, basis and perturbation of a learnt one.
-
-    None where nothing was learnt: random noise is not held against itself.
-    """
-    norm = float(noise_l2(noise))
-    if norm == 0.0 or not learns_noise(method.name):
-        return []
-    basis = make_basis(method.basis, noise.shape[-1], method.basis_size)
-    return [
-        random_noise(basis, norm, method.perturbation, torch_generator(seed, "control", index))
-        for index in range(count)
-    ]
-
-
-def against_controls(
-    metrics: Mapping[str, Measured], controls: Sequence[Metrics], diseases: Sequence[str]
-) -> Metrics:
-    """Return `<metric>_vs_random`: learnt minus the mean control; low and high are over the controls.
-
-    Negative is better for gaps, positive for accuracy. `controls_beaten` is the share, in percent,
-    of controls whose eo_gap is larger than the learnt noise's.
-    """
-    if not controls:
-        return {}
-    out: Metrics = {}
-    for prefix in ("", *(f"{disease}/" for disease in diseases)):
-        for name in COMPARED:
-            out[f"{prefix}{name}_vs_random"] = _difference(metrics, controls, prefix + name)
-        gap = metrics[f"{prefix}eo_gap"]
-        others = [control[f"{prefix}eo_gap"] for control in controls]
-        if isinstance(gap, Interval):
-            beaten = [isinstance(o, Interval) and o.mean > gap.mean for o in others]
-            out[f"{prefix}controls_beaten"] = exactly(100.0 * sum(beaten) / len(beaten))
-    return out
-
-
-def _difference(
-    metrics: Mapping[str, Measured], controls: Sequence[Metrics], name: str
-) -> Measured:
-    learnt = metrics[name]
-    if isinstance(learnt, Undefined):
-        return learnt
-    others = []
-    for control in controls:
-        other = control[name]
-        if isinstance(other, Undefined):
-            return Undefined(f"of a random control: {other.reason}")
-        others.append(other.mean)
-    mean = math.fsum(others) / len(others)
-    return Interval(learnt.mean - mean, learnt.mean - max(others), learnt.mean - min(others))
 
 
 def _development_metrics(

@@ -26,8 +26,8 @@ from ude_core.spread import Crew, SpreadEvaluator
 from ude_core.storage import CorruptFileError, digest, load_checked, save_checked
 from ude_core.surrogate import Guide
 from ude_core.types import (
-    Measured,
     MethodConfig,
+    Metrics,
     Progress,
     QueryCount,
     Report,
@@ -150,7 +150,7 @@ class Trial:
             scoring=scored.queries + self.looking_queries,
             surrogate=learner.surrogate_passes,
         )
-        metrics: dict[str, Measured] = {
+        metrics: Metrics = {
             **scored.metrics,
             "queries": exactly(queries.total),
             "queries_noise": exactly(queries.noise),

@@ -43,6 +43,7 @@ class Interval:
 
 
 Measured = Interval | Undefined
+Metrics = dict[str, Measured]
 
 
 def exactly(value: float) -> Interval:

@@ -25,7 +25,7 @@ from study.pareto import (
     scoped,
 )
 from ude_core.errors import UserError
-from ude_core.types import Interval, Measured
+from ude_core.types import Interval, Measured, Metrics
 
 LEVELS: tuple[Levelling, ...] = ("lifted", "traded", "levelled-down", "unchanged", "unknown")
 CONTROLS: tuple[Control, ...] = ("beats noise", "no better than noise", "not compared")
@@ -114,7 +114,7 @@ def _feasible(now: Snapshot, rows: Int[np.ndarray, " complete"]) -> Bool[np.ndar
     kept = []
     for row in rows:
         ends = now.trials.values[row]
-        metrics: dict[str, Measured] = {
+        metrics: Metrics = {
             name: Interval(*map(float, ends[place]))
             for name, place in zip(names, range(len(names)), strict=True)
             if math.isfinite(ends[place, 0])

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from ude_core.metrics.disparity import Groups, auroc_value, counted_metrics
 from ude_core.metrics.intervals import Drawn, Shares, interval_of, single_interval
 from ude_core.metrics.rates import NEGATIVE, POSITIVE, Cells, aurocs, check_table, count_cells
-from ude_core.types import Interval, Measured, Undefined
+from ude_core.types import Interval, Metrics, Undefined
 
 UNDEFINED_SHARE = 0.1
 """More undefined draws than this share make a metric undefined."""
@@ -43,7 +43,7 @@ def score(
     *,
     draws: int,
     rng: np.random.Generator,
-) -> dict[str, Measured]:
+) -> Metrics:
     """Return every metric of one disease with its 95 % interval, in percentage points.
 
     Keys: eo_negative_gap, eo_positive_gap, eo_gap, selection_rate_ratio_gap,
@@ -77,7 +77,7 @@ def score(
     areas_drawn = aurocs(labels, logits, weights)
     shares = repeat_shares(repeats, draws, rng)
 
-    measured: dict[str, Measured] = {}
+    measured: Metrics = {}
     for name, metric in counted_metrics(groups).items():
         seen, drawn = metric.parts(observed)[0], metric.parts(resampled)
         measured[name] = (

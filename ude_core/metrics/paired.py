@@ -16,7 +16,7 @@ from ude_core.metrics.bootstrap import (
 from ude_core.metrics.disparity import Groups, Metric, counted_metrics
 from ude_core.metrics.intervals import Shares, leading_parts
 from ude_core.metrics.rates import Cells, check_table, count_cells
-from ude_core.types import Interval, Measured, Undefined
+from ude_core.types import Interval, Measured, Metrics, Undefined
 
 Z95 = 1.959963984540054
 """The normal quantile of 0.975."""
@@ -35,7 +35,7 @@ def paired_differences(
     metrics: Sequence[str],
     draws: int,
     rng: np.random.Generator,
-) -> dict[str, Measured]:
+) -> Metrics:
     """Return, by metric, the mean over repeats of ours minus the reference's, with its 95 % interval.
 
     Percentage points; `metrics` are names of `disparity.counted_metrics`. Both share images,
