@@ -290,7 +290,7 @@ def compared(runs: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, Any]]:
 
     The least of the norms; both are medians over seeds, and the level is the highest that literal
     shows at any mark. Beside it, by norm: what each method reaches, how many random noises it beats,
-    and its share of white-box's gain over random noise.
+    and its shares of what white-box adds to random noise's cross-entropy and takes off its AUC.
     """
     ratios, details = [], {}
     for norm in sorted({run["norm"] for run in runs}):
@@ -298,7 +298,7 @@ def compared(runs: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, Any]]:
             name: [r["curve"] for r in runs if (r["norm"], r["method"]) == (norm, name)]
             for name in LABELS
         }
-        random = [point["cross_entropy"] for curve in curves["random"] for point in curve]
+        random = [point for curve in curves["random"] for point in curve]
         details[f"norm {norm:g}"] = {
             name: _standing(curves[name], random, curves["whitebox"])
             for name in ("literal", "distilled", "jacobian", "whitebox_one_group", "whitebox")
@@ -316,22 +316,29 @@ def compared(runs: Sequence[Mapping[str, Any]]) -> tuple[float, dict[str, Any]]:
 
 def _standing(
     curves: Sequence[Sequence[Mapping[str, float]]],
-    random: Sequence[float],
+    random: Sequence[Mapping[str, float]],
     whitebox: Sequence[Sequence[Mapping[str, float]]],
 ) -> dict[str, Any]:
-    last = statistics.median(curve[-1]["cross_entropy"] for curve in curves)
+    ends = [curve[-1] for curve in curves]
+    last = _median(ends, "cross_entropy")
     found: dict[str, Any] = {
         "seeds": len(curves),
-        "queries": curves[0][-1]["queries"],
+        "queries": ends[0]["queries"],
         "cross-entropy": round(last, 3),
     }
     if random:
-        found["random noises beaten"] = f"{sum(one < last for one in random)} of {len(random)}"
-        base = statistics.median(random)
-        if whitebox:
-            ceiling = statistics.median(curve[-1]["cross_entropy"] for curve in whitebox)
-            found["share of white-box's gain"] = round((last - base) / (ceiling - base), 3)
+        beaten = sum(one["cross_entropy"] < last for one in random)
+        found["random noises beaten"] = f"{beaten} of {len(random)}"
+        for name, key in (("gain", "cross_entropy"), ("AUC change", "auc")) if whitebox else ():
+            base = _median(random, key)
+            ceiling = _median([curve[-1] for curve in whitebox], key)
+            share = (_median(ends, key) - base) / (ceiling - base)
+            found[f"share of white-box's {name}"] = round(share, 3)
     return found
+
+
+def _median(points: Sequence[Mapping[str, float]], key: str) -> float:
+    return statistics.median(point[key] for point in points)
 
 
 def _best(curve: Sequence[Mapping[str, float]]) -> float:
