@@ -7,7 +7,8 @@ embeddings, so they are not among them.
 
 from __future__ import annotations
 
-from typing import Any, assert_never
+from dataclasses import fields
+from typing import Any, TypeVar, assert_never
 
 from ude_core.antithetic import AntitheticAdam, Guided, Prior
 from ude_core.baselines.base import learns_noise
@@ -23,6 +24,8 @@ from ude_core.types import MethodConfig
 
 Proposing = Prior | SurrogateDirections
 """What an optimiser may be guided by: `guided` by a prior, `jacobian` by directions."""
+
+Optimizer = TypeVar("Optimizer", Gezo, Spsa, ZoSgd, AntitheticAdam, Guided, JacobianEs, CmaEs)
 
 
 def make_optimizer(
@@ -48,58 +51,32 @@ def make_optimizer(
             f"prior_weight is {method.prior_weight:g} (expected in [0, 1]); change it"
         )
     _refuse_useless(method, guide)
-    basis = make_basis(method.basis, image_size, method.basis_size)
     match method.name:
         case "gezo":
-            return Gezo(
-                basis=basis,
-                step_size=method.step_size,
-                step_decay=method.step_decay,
-                momentum=method.momentum,
-                samples=method.samples,
-                perturbation=method.perturbation,
-                max_norm=method.max_norm,
-                carry_state=method.carry_state,
-            )
+            return _made(Gezo, method, image_size)
         case "spsa":
-            return Spsa(
-                basis=basis,
-                step_size=method.step_size,
-                learning_rate=method.learning_rate,
-                momentum=method.momentum,
-                samples=method.samples,
-                perturbation=method.perturbation,
-                max_norm=method.max_norm,
-            )
+            return _made(Spsa, method, image_size)
         case "zo_sgd":
-            return ZoSgd(
-                basis=basis,
-                step_size=method.step_size,
-                learning_rate=method.learning_rate,
-                samples=method.samples,
-                perturbation=method.perturbation,
-                max_norm=method.max_norm,
-            )
+            return _made(ZoSgd, method, image_size)
         case "antithetic_adam":
-            return AntitheticAdam(
-                basis=basis,
-                step_size=method.step_size,
-                learning_rate=method.learning_rate,
-                samples=method.samples,
-                perturbation=method.perturbation,
-                max_norm=method.max_norm,
-            )
+            return _made(AntitheticAdam, method, image_size)
         case "cma_es":
-            return CmaEs(
-                basis=basis,
-                step_size=method.step_size,
-                samples=method.samples,
-                max_norm=method.max_norm,
-            )
+            return _made(CmaEs, method, image_size)
         case "guided" | "jacobian":
             return _guided(method, image_size, guide)
         case _:
             assert_never(method.name)
+
+
+def _made(
+    kind: type[Optimizer], method: MethodConfig, image_size: int, **guide: Proposing
+) -> Optimizer:
+    """Return an optimiser in the method's basis; its other fields are the method's settings of that name."""
+    basis = make_basis(method.basis, image_size, method.basis_size)
+    settings: dict[str, Any] = {"basis": basis, **guide}
+    for name in {field.name for field in fields(kind)} - settings.keys():
+        settings[name] = getattr(method, name)
+    return kind(**settings)
 
 
 def _refuse_useless(method: MethodConfig, guide: Proposing | None) -> None:
@@ -128,23 +105,5 @@ def _guided(
             f"surrogate, or pass Trial(..., prior={how})"
         )
     if isinstance(guide, SurrogateDirections):
-        return JacobianEs(
-            basis=make_basis(method.basis, image_size, method.basis_size),
-            directions=guide,
-            step_size=method.step_size,
-            learning_rate=method.learning_rate,
-            step_decay=method.step_decay,
-            momentum=method.momentum,
-            samples=method.samples,
-            max_norm=method.max_norm,
-        )
-    return Guided(
-        basis=make_basis(method.basis, image_size, method.basis_size),
-        step_size=method.step_size,
-        learning_rate=method.learning_rate,
-        samples=method.samples,
-        perturbation=method.perturbation,
-        max_norm=method.max_norm,
-        prior=guide,
-        prior_weight=method.prior_weight,
-    )
+        return _made(JacobianEs, method, image_size, directions=guide)
+    return _made(Guided, method, image_size, prior=guide)
