@@ -150,11 +150,12 @@ def _mean(metrics: Mapping[str, Measured], name: str) -> float:
 
 
 def table(folder: Path) -> str:
-    """Return, by method: how many splits, each metric of ERM, edited and random noise, and the change."""
+    """Return, by method: how many splits, each metric of ERM, edited and random noise, and the changes."""
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     lines = [
-        "| method | splits | metric | ERM | edited | edited minus ERM | of ERM's | random noise |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | splits | metric | ERM | edited | edited minus ERM | of ERM's | random noise "
+        "| edited minus random |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for method in POINTS:
         chosen = [run for run in runs if run["method"] == method]
@@ -166,12 +167,13 @@ def table(folder: Path) -> str:
             share = f"{100 * (edited.mean() / erm.mean() - 1):+.0f} %"
             lines.append(
                 f"| {method} | {len(chosen)} | {name} | {erm.mean():.1f} | {edited.mean():.1f} "
-                f"| {_interval(edited - erm)} | {share} | {random.mean():.1f} |"
+                f"| {_interval(edited - erm)} | {share} | {random.mean():.1f} "
+                f"| {_interval(edited - random)} |"
             )
         if chosen:
             beaten = [run["controls beaten, %"] for run in chosen]
             lines.append(
-                f"| {method} | {len(chosen)} | random noises beaten, % | | {beaten} | | | |"
+                f"| {method} | {len(chosen)} | random noises beaten, % | | {beaten} | | | | |"
             )
     return "\n".join(lines)
 

@@ -170,7 +170,7 @@ def test_bad_bias(bad: dict[str, float]) -> None:
 @given(seed=st.integers(0, 10_000), most_images=st.integers(1, 6), groups=st.integers(2, 3))
 @settings(max_examples=30, deadline=None)
 def test_draws_are_exact_disjoint_and_inside(seed: int, most_images: int, groups: int) -> None:
-    cohort = make_cohort(seed, people=210, most_images=most_images, groups=groups)
+    cohort = make_cohort(seed, people=360, most_images=most_images, groups=groups)
     bias = BiasConfig(
         favoured=cohort.groups[0], train_per_group=14, validation_per_cell=3, test_per_cell=4
     )
