@@ -36,12 +36,13 @@ def attribute_metrics(embeddings: Embeddings, cohort: Cohort, assets: StudyAsset
     network = fit_mlp_probe(
         known, told, classes=len(cohort.groups), rng=torch_generator(assets.seed, "mlp probe")
     )
-    frozen = assets.attribute_head.logits(embeddings[validation])[0]
+    held_out = embeddings[validation]
+    frozen = assets.attribute_head.logits(held_out)[0]
     entropy = attribute_cross_entropy(frozen, torch.as_tensor(truth))
     return {
         "attribute_auc_frozen": attribute_auc(frozen, truth),
-        "attribute_auc_retrained": attribute_auc(probe.logits(embeddings[validation])[0], truth),
-        "attribute_auc_retrained_mlp": attribute_auc(network.logits(embeddings[validation]), truth),
+        "attribute_auc_retrained": attribute_auc(probe.logits(held_out)[0], truth),
+        "attribute_auc_retrained_mlp": attribute_auc(network.logits(held_out), truth),
         "attribute_cross_entropy": exactly(float(entropy)),
     }
 
