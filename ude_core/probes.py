@@ -59,7 +59,8 @@ def fit_mlp_probe(
     """
     centre = embeddings.mean(0)
     scale = embeddings.std(0, correction=0).clamp_min(1e-6).reciprocal()
-    data = (embeddings - centre) * scale
+    data = (embeddings - centre).mul_(scale)
+    noisy = torch.empty_like(data)
     target = torch.as_tensor(targets, dtype=torch.long).expand(MEMBERS, -1)
     dim = data.shape[1]
     inner = torch.randn(MEMBERS, dim, HIDDEN, generator=rng) / dim**0.5
@@ -77,8 +78,7 @@ def fit_mlp_probe(
     with torch.enable_grad():
         for _ in range(STEPS):
             solver.zero_grad()
-            noise = torch.randn(data.shape, generator=rng)
-            noisy = data + _INPUT_NOISE * noise
+            noisy.normal_(generator=rng).mul_(_INPUT_NOISE).add_(data)
             logits = probe._forward(noisy.expand(MEMBERS, -1, -1))
             loss = torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1), target.flatten(), reduction="sum"
