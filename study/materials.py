@@ -10,6 +10,7 @@ from study.cohort_sections import PhantomCohort, TableCohort
 from study.config import StudyConfig
 from study.encoder_sections import EncoderSection, MedicalMaeEncoder, PhantomVitEncoder, TimmEncoder
 from study.resources import Resources
+from study.spaces import extremes
 from ude_core.assets import StudyAssets, prepare
 from ude_core.baselines.registry import check_encoder
 from ude_core.batch_choice import choose_batch
@@ -20,6 +21,7 @@ from ude_core.cohorts.table_cohort import load_table
 from ude_core.directions import SurrogateDirections
 from ude_core.encoders.base import Encoder
 from ude_core.encoders.phantom_vit import load_phantom_vit
+from ude_core.encoders.skip_gradient import past_branches
 from ude_core.errors import SettingError
 from ude_core.storage import digest, sha256_file
 from ude_core.surrogate import Guide, Surrogate, SurrogatePrior, prepare_surrogate
@@ -129,7 +131,18 @@ def load_surrogate(
             f"surrogate is {encoder.name}, the very encoder that is attacked (expected another "
             "network); name another, or use method whitebox"
         )
+    if "jacobian" in config.methods:
+        past_branches(encoder, _least_skip_gradient(config))  # refused now, not by every trial
     return encoder
+
+
+def _least_skip_gradient(config: StudyConfig) -> float:
+    searched = config.search.get("skip_gradient")
+    return (
+        config.method.skip_gradient
+        if searched is None
+        else min(extremes("skip_gradient", searched))
+    )
 
 
 def _weights(section: EncoderSection) -> str:

@@ -47,6 +47,7 @@ PARAMETERS: Mapping[str, Range] = MappingProxyType(
         "prior_weight": Range(0, 1),
         "surrogate_images": Range(1),
         "direction_images": Range(1),
+        "skip_gradient": Range(0, 1, low_open=True, letter="γ"),
         "target_group": Range(0),
         "student_rate": Range(0, low_open=True),
         "student_lessons": Range(1),

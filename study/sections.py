@@ -69,6 +69,7 @@ class MethodSection(Section):
     prior_weight: float = _METHOD.prior_weight
     surrogate_images: int = _METHOD.surrogate_images
     direction_images: int = _METHOD.direction_images
+    skip_gradient: float = _METHOD.skip_gradient  # γ
     student_rate: float = _METHOD.student_rate
     student_lessons: int = _METHOD.student_lessons
     climb_steps: int = _METHOD.climb_steps

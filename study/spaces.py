@@ -119,13 +119,14 @@ def corners(config: StudyConfig) -> Iterator[MethodConfig]:
     for name in costly:
         if name not in config.search:
             continue
-        values = _extremes(name, config.search[name])
+        values = extremes(name, config.search[name])
         points = [{**point, name: value} for point in points for value in values][:_CORNERS]
     for point in points:
         yield method_of(config, point)
 
 
-def _extremes(name: str, searched: Searched) -> tuple[Any, ...]:
+def extremes(name: str, searched: Searched) -> tuple[Any, ...]:
+    """Return the bounds or the choices of a searched parameter."""
     match searched:
         case Between(low=low, high=high):
             return (int(low), int(high)) if is_integer(name) else (low, high)

@@ -103,6 +103,8 @@ def test_sections_cover_the_engine_settings() -> None:
         ("learning_rate", "0"),
         ("prior_weight", "1.5"),
         ("surrogate_images", "0"),
+        ("skip_gradient", "1.1"),
+        ("skip_gradient", "0"),
         ("target_auc_band", "0"),
         ("target_auc_band", "51"),
     ],

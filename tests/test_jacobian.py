@@ -218,6 +218,11 @@ def test_a_direction_over_several_images_costs_as_many_passes(
     assert result.queries.surrogate == sum(open_encoder.seen) == 8 * 3 * 5
 
 
+def test_a_surrogate_without_branches_refuses_skip_gradients(surrogate: Surrogate) -> None:
+    with pytest.raises(SettingError, match="has no residual branches"):
+        surrogate.directions(replace(METHOD, skip_gradient=0.25))
+
+
 def test_stopped_and_restored_it_ends_at_the_same_noise(
     cohort: Cohort, assets: StudyAssets, surrogate: Surrogate, tmp_path: Path
 ) -> None:

@@ -134,6 +134,26 @@ def test_other_methods_of_the_same_space_are_not_guided(space: Path, root: Path)
     assert directions.passes == 5
 
 
+@pytest.mark.parametrize(
+    "setting", ["method.skip_gradient=0.25", "search.skip_gradient={choices: [1.0, 0.25]}"]
+)
+def test_skip_gradients_are_refused_before_a_trial_where_no_branch_is(
+    space: Path, root: Path, setting: str
+) -> None:
+    network = timm.create_model("test_efficientnet", num_classes=0)  # none of its blocks has one
+    weights = root / "flat.safetensors"
+    root.mkdir(exist_ok=True)
+    save_file(network.state_dict(), weights)
+    jacobian = ["method.name=jacobian", setting]
+    assert load_materials(load_space(space, jacobian), root).surrogate is not None
+    flat = (
+        f"surrogate={{kind: timm, model: test_efficientnet, checkpoint: {weights}, image_size: 64}}"
+    )
+    with pytest.raises(SettingError, match="test_efficientnet has no residual branches"):
+        load_materials(load_space(space, [*jacobian, flat]), root)
+    load_materials(load_space(space, ["method.name=jacobian", flat]), root)
+
+
 @pytest.mark.slow
 def test_a_jacobian_study_runs_and_reports_the_surrogate_apart(space: Path, root: Path) -> None:
     text = QUICK.replace("method: {", "method: {name: jacobian, direction_images: 3, ")

@@ -16,6 +16,7 @@ from ude_core.assets import StudyAssets, cached_embeddings
 from ude_core.cohorts.base import Cohort
 from ude_core.directions import SurrogateDirections
 from ude_core.encoders.base import Encoder, Teachable
+from ude_core.encoders.skip_gradient import past_branches
 from ude_core.errors import SettingError
 from ude_core.evaluator import LocalEvaluator
 from ude_core.heads import HeadTask, LinearHeads, train_heads
@@ -102,9 +103,12 @@ class Surrogate:
         return SurrogatePrior(evaluator=evaluator, rows=np.arange(len(chosen)))
 
     def directions(self, method: MethodConfig) -> SurrogateDirections:
-        """Return what `jacobian` searches along, over all training images."""
+        """Return what `jacobian` searches along, over all training images.
+
+        Raises SettingError for a `skip_gradient` that the network cannot do.
+        """
         return SurrogateDirections(
-            encoder=self.encoder,
+            encoder=past_branches(self.encoder, method.skip_gradient),
             images=ImageRows(self.cohort.images, self.train),
             spread=embedding_spread(self.clean),
             pixels=method.pixels,

@@ -51,6 +51,17 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class Residual(Encoder, Protocol):
+    """An open encoder whose gradients may be led past the residual branches of its network."""
+
+    def with_skip_gradient(self, share: float) -> Encoder | None:
+        """Return φ with the same embeddings, and gradients of which `share` passes each branch.
+
+        None where its network has no residual branches that are known.
+        """
+
+
+@runtime_checkable
 class Teachable(Encoder, Protocol):
     """An open encoder whose network may be copied and taught: what a student is made of."""
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from ude_core.batching import pass_limit
 from ude_core.encoders.execution import Execution, Running, memory_format
 from ude_core.encoders.folding import fold_batch_norms, fold_gray
+from ude_core.encoders.skip_gradient import damped
 from ude_core.errors import SettingError
 from ude_core.storage import digest, sha256_file
-from ude_core.types import Embeddings, Pixels
+from ude_core.types import Embeddings, Pixels, Precision
 
 BATCH_SIZES = {"cpu": 16, "cuda": 256}
 """Images a pass by device: on one thread torch gives oneDNN no 1 x 1 convolution of fewer than 16."""
@@ -63,6 +64,7 @@ class FrozenNetwork:
         self.batch_size = running.get("batch_size") or BATCH_SIZES.get(self.device.type, 32)
         self.execution = f"{precision}{' compiled' if compiled else ''}"
         self._mean, self._std = mean, std
+        self._precision: Precision = precision
         self._run = Execution(self._forward, self.device, precision=precision, compiled=compiled)
         self.embedding_dim = int(self._network.num_features)  # type: ignore[arg-type]
         how = () if precision == "float32" else (precision,)
@@ -75,6 +77,20 @@ class FrozenNetwork:
     def network_copy(self) -> nn.Module:
         """Return φ as a module of its own, pixels in and embeddings out, its weights free to learn."""
         return _Standing(self)
+
+    def with_skip_gradient(self, share: float) -> FrozenNetwork | None:
+        """Return φ on the same weights, with gradients of which `share` passes a residual branch.
+
+        None where the network has no residual branches that are known.
+        """
+        network = damped(self._network, share)
+        if network is None:
+            return None
+        made = copy.copy(self)
+        made._network = network
+        made._run = Execution(made._forward, self.device, precision=self._precision)
+        made.fingerprint = digest(self.fingerprint, "skip gradient", share)
+        return made
 
     def _forward(self, pixels: Pixels) -> Tensor:
         normalized = (pixels - self._mean) / self._std
