@@ -86,7 +86,9 @@ METHODS: Mapping[str, MethodConfig] = {
         climb_steps=12,
     ),
     "jacobian": _JACOBIAN,
-    "jacobian_skips": replace(_JACOBIAN, learning_rate=0.0024, skip_gradient=0.25),
+    "jacobian_skips": replace(
+        _JACOBIAN, samples=256, batch_size=1, learning_rate=0.0024, skip_gradient=0.25
+    ),
     "whitebox": replace(
         SHARED, name="whitebox", batch_size=16, learning_rate=0.003, queries=None, epochs=14
     ),
