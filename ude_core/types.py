@@ -117,9 +117,7 @@ class MethodConfig:
     prior_weight: float = 0.5  # guided: share of each direction's square that is the prior's
     surrogate_images: int = 128  # guided: training images that a gradient of the prior is over
     direction_images: int = 1  # jacobian: training images that a direction is over
-    skip_gradient: float = (
-        1.0  # jacobian: γ, of the open network's gradient, past a residual branch
-    )
+    skip_gradient: float = 1.0  # jacobian: γ, of a gradient, what a residual branch keeps
     student_rate: float = 1e-4  # distilled: learning rate of the student's network
     student_lessons: int = 24  # distilled: minibatches of 16 a round
     climb_steps: int = 16  # distilled: steps of ε a round

@@ -48,7 +48,7 @@ def damped(network: nn.Module, share: float) -> nn.Module | None:
 
 
 def _adds(block: nn.Module, name: str) -> bool:
-    """Return whether the block adds what passes through `name` to its input, changed or not."""
+    """Return whether the block adds what passes through `name` to a shortcut."""
     return hasattr(block, name) and bool(getattr(block, "has_skip", True))
 
 
